@@ -1,0 +1,49 @@
+package v1alpha1
+
+// Names on a populator pod. The reconciler of ChangedBlockRanges and the machinery that runs pods know each other
+// through these alone.
+const (
+	// LabelClaimUID holds the UID of the claim that the pod populates.
+	LabelClaimUID = GroupName + "/claim-uid"
+	// LabelChangedBlockRangeUID holds the UID of the ChangedBlockRange that the pod reads from.
+	LabelChangedBlockRangeUID = GroupName + "/changedblockrange-uid"
+
+	// LabelName and LabelComponent are the recommended Kubernetes labels, with the values NameValue and
+	// ComponentPopulator.
+	LabelName      = "app.kubernetes.io/name"
+	LabelComponent = "app.kubernetes.io/component"
+
+	// LabelVeleroExclude, with the value "true", keeps temporary objects out of Velero's backups.
+	LabelVeleroExclude = "velero.io/exclude-from-backup"
+
+	// AnnotationClaimNamespace and AnnotationClaimName name the claim that the pod populates. Names may be longer than
+	// the 63 characters of a label's value, so they are annotations.
+	AnnotationClaimNamespace = GroupName + "/claim-namespace"
+	AnnotationClaimName      = GroupName + "/claim-name"
+	// AnnotationChangedBlockRange names the ChangedBlockRange that the pod reads from, as namespace/name.
+	AnnotationChangedBlockRange = GroupName + "/changedblockrange"
+
+	// AnnotationResultRecorded, with the value "true", is set by the reconciler on a finished pod once the pod's result is
+	// in the ChangedBlockRange's status. Until then the pod must neither be deleted nor replaced, nor its claim completed,
+	// because the pod is the only place where the result is.
+	AnnotationResultRecorded = GroupName + "/result-recorded"
+)
+
+// Values of the labels above.
+const (
+	NameValue          = "cbt-populator"
+	ComponentPopulator = "populator"
+)
+
+// ContainerPopulate is the name of the populator pod's container; its termination message is the population's result.
+const ContainerPopulate = "populate"
+
+const (
+	// FinalizerPopulating keeps a ChangedBlockRange while a claim is being populated from it: the populator library
+	// leaves a claim in Terminating for good when its data source goes first.
+	FinalizerPopulating = GroupName + "/populating"
+
+	// FinalizerClaim is the populator library's finalizer on a claim that it works on. The library derives it from its
+	// prefix, which is GroupName.
+	FinalizerClaim = GroupName + "/populate-target-protection"
+)
