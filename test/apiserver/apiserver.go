@@ -1,0 +1,163 @@
+// Package apiserver starts a real Kubernetes API server, with etcd and without any controller or kubelet, for tests of
+// what only an API server does: admission, watches, finalizers, optimistic locking. Every kind that this project uses is
+// installed: ChangedBlockRange, the snapshot kinds and SnapshotMetadataService.
+//
+// Nothing binds volumes, runs pods or collects garbage there; a test plays those parts. Claims keep the finalizer
+// kubernetes.io/pvc-protection for the same reason.
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// AssetsVariable names the environment variable with the folder of kube-apiserver, etcd and kubectl. Without it they are
+// taken from the module's bin folder.
+const AssetsVariable = "KUBEBUILDER_ASSETS"
+
+// crdModules are the modules whose folder config/crd holds the definitions of other projects' kinds that we use.
+var crdModules = []string{
+	"github.com/kubernetes-csi/external-snapshotter/client/v8",
+	"github.com/kubernetes-csi/external-snapshot-metadata/client",
+}
+
+// Server is a running API server.
+type Server struct {
+	// Config reaches the server as a cluster administrator.
+	Config *rest.Config
+	// Kubeconfig is the path of a file that says the same as Config.
+	Kubeconfig string
+
+	environment *envtest.Environment
+	dir         string
+}
+
+// Start starts a server that stops when the test ends. A package with many tests starts one for all of them with Main.
+func Start(tb testing.TB) *Server {
+	tb.Helper()
+	server, err := New()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return server
+}
+
+// Main runs a package's tests beside one server, which it gives to use first, and returns the process's exit code.
+func Main(m *testing.M, use func(*Server)) int {
+	server, err := New()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	use(server)
+	code := m.Run()
+	if err := server.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// New starts a server that the caller stops.
+func New() (*Server, error) {
+	root, err := moduleDir("github.com/cbt-populator/cbt-populator")
+	if err != nil {
+		return nil, err
+	}
+	assets, err := findAssets(root)
+	if err != nil {
+		return nil, err
+	}
+	crds := []string{filepath.Join(root, "config", "crd")}
+	for _, module := range crdModules {
+		dir, err := moduleDir(module)
+		if err != nil {
+			return nil, err
+		}
+		crds = append(crds, filepath.Join(dir, "config", "crd"))
+	}
+
+	server := &Server{environment: &envtest.Environment{
+		BinaryAssetsDirectory: assets,
+		CRDDirectoryPaths:     crds,
+		ErrorIfCRDPathMissing: true,
+	}}
+	if server.Config, err = server.environment.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start API server from %s: %w", assets, err), server.environment.Stop())
+	}
+	if err := server.writeKubeconfig(); err != nil {
+		return nil, errors.Join(err, server.Stop())
+	}
+	return server, nil
+}
+
+// Stop stops the server and removes what it wrote.
+func (s *Server) Stop() error {
+	var errs []error
+	if err := s.environment.Stop(); err != nil {
+		errs = append(errs, fmt.Errorf("stop API server: %w", err))
+	}
+	if err := os.RemoveAll(s.dir); err != nil {
+		errs = append(errs, fmt.Errorf("remove kubeconfig: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) writeKubeconfig() error {
+	dir, err := os.MkdirTemp("", "apiserver-")
+	if err != nil {
+		return fmt.Errorf("make folder for kubeconfig: %w", err)
+	}
+	s.dir = dir
+	s.Kubeconfig = filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(s.Kubeconfig, s.environment.KubeConfig, 0o600); err != nil {
+		return fmt.Errorf("write kubeconfig: %w", err)
+	}
+	return nil
+}
+
+// findAssets returns the folder with the server's binaries. A missing one is an error, because a test that passes without
+// having run says something untrue.
+func findAssets(root string) (string, error) {
+	dir := os.Getenv(AssetsVariable)
+	if dir == "" {
+		dir = filepath.Join(root, "bin")
+	}
+	for _, name := range []string{"etcd", "kube-apiserver", "kubectl"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return "", fmt.Errorf("this test needs %s in %s: run `make test`, which builds it, or point %s at a folder that has it: %w",
+				name, dir, AssetsVariable, err)
+		}
+	}
+	return dir, nil
+}
+
+// moduleDir asks the go command where a module's files are.
+func moduleDir(module string) (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+		}
+		return "", fmt.Errorf("find module %s: %w", module, err)
+	}
+	dir := strings.TrimSpace(string(out))
+	if dir == "" {
+		return "", fmt.Errorf("find module %s: its files are not downloaded: run `go mod download`", module)
+	}
+	return dir, nil
+}
