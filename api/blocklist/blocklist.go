@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"unicode/utf8"
 )
 
 // FormatVersion is the version of both formats that this package writes. A reader refuses a newer one.
@@ -24,6 +25,17 @@ const (
 	JSON   Format = "JSON"
 	Binary Format = "Binary"
 )
+
+// FileName returns the name that a list of format f has in the root of a Filesystem volume; empty for an unknown format.
+func FileName(f Format) string {
+	switch f {
+	case JSON:
+		return "changed-blocks.json"
+	case Binary:
+		return "changed-blocks.cbl"
+	}
+	return ""
+}
 
 // Mode says what a list lists.
 type Mode string
@@ -104,14 +116,54 @@ type Header struct {
 	Merged bool
 }
 
+// MaxStringBytes is the longest string that a header may hold, in bytes of UTF-8. CSI allows 128 for a handle; drivers'
+// change IDs are longer.
+const MaxStringBytes = 4096
+
+// ErrHeader is the error that Header.Check wraps.
+var ErrHeader = errors.New("bad header")
+
+// Check reports whether a list may have the header h: known mode and type, a known capacity, no negative size, a
+// granularity that is 0 or a power of two, and strings of valid UTF-8 of at most MaxStringBytes.
+func (h Header) Check() error {
+	switch {
+	case h.Mode != Delta && h.Mode != Allocated:
+		return fmt.Errorf("%w: mode %q is neither %s nor %s", ErrHeader, h.Mode, Delta, Allocated)
+	case h.BlockMetadataType != FixedLength && h.BlockMetadataType != VariableLength && h.BlockMetadataType != UnknownLength:
+		return fmt.Errorf("%w: block metadata type %q is unknown", ErrHeader, h.BlockMetadataType)
+	case h.VolumeCapacityBytes <= 0:
+		return fmt.Errorf("%w: volume capacity %d is not a known size", ErrHeader, h.VolumeCapacityBytes)
+	case h.BaseRestoreSizeBytes < 0:
+		return fmt.Errorf("%w: base restore size %d is negative", ErrHeader, h.BaseRestoreSizeBytes)
+	case h.TargetRestoreSizeBytes < 0:
+		return fmt.Errorf("%w: target restore size %d is negative", ErrHeader, h.TargetRestoreSizeBytes)
+	case h.GranularityBytes < 0 || h.GranularityBytes&(h.GranularityBytes-1) != 0:
+		return fmt.Errorf("%w: granularity %d is not a power of two", ErrHeader, h.GranularityBytes)
+	}
+	for _, s := range []string{h.Driver, h.Namespace, h.BaseSnapshot, h.BaseSnapshotHandle, h.TargetSnapshot, h.TargetSnapshotHandle} {
+		if len(s) > MaxStringBytes {
+			return fmt.Errorf("%w: a string of %d bytes exceeds %d", ErrHeader, len(s), MaxStringBytes)
+		}
+		if !utf8.ValidString(s) {
+			return fmt.Errorf("%w: %q is not valid UTF-8", ErrHeader, s)
+		}
+	}
+	return nil
+}
+
 // Trailer closes a list.
 type Trailer struct {
 	EntryCount int64
 	// ChangedBytes is the sum of the extents' lengths.
 	ChangedBytes int64
+	// ListBytes is the length of the whole list in its encoding, trailer included.
+	ListBytes int64
+	// ListSHA256 is the digest of the whole list, as sha256sum prints it for the file. The encoder has it at no
+	// extra cost: it goes on from the digest that the trailer carries.
+	ListSHA256 [32]byte
 }
 
-// Encoder writes one list. Its methods must not be called after one of them failed.
+// Encoder writes one list. It is not safe for concurrent use. After one of its methods failed, all return that error.
 type Encoder interface {
 	// Encode appends extents, which must continue the list in ascending order; it checks every one. It does not
 	// keep the slice.

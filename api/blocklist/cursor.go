@@ -1,0 +1,101 @@
+package blocklist
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+)
+
+// batcher is the inside of a Cursor: it returns the next extents, at least one, valid until the next call; io.EOF after
+// the last ones.
+type batcher interface {
+	batch() ([]Extent, error)
+}
+
+// Cursor walks over extents in ascending order. It is not safe for concurrent use; several cursors of one File are
+// independent of each other.
+type Cursor struct {
+	source batcher
+	ready  []Extent
+	extent Extent
+	err    error
+}
+
+// Next advances to the next extent and reports whether there is one. After it returned false, Err tells the end from a
+// failure.
+func (c *Cursor) Next() bool {
+	if len(c.ready) == 0 && !c.more() {
+		return false
+	}
+	c.extent, c.ready = c.ready[0], c.ready[1:]
+	return true
+}
+
+// Extent returns the extent to which Next advanced.
+func (c *Cursor) Extent() Extent { return c.extent }
+
+// NextBatch returns the next extents, as many as are decoded at once (up to 8192), and nil where Next returns false. The
+// slice is valid until the next call of NextBatch or Next. It is the fastest way to read a list.
+func (c *Cursor) NextBatch() []Extent {
+	if len(c.ready) == 0 && !c.more() {
+		return nil
+	}
+	b := c.ready
+	c.ready = nil
+	return b
+}
+
+// Err returns nil as long as nothing failed, and after the end if everything was right.
+func (c *Cursor) Err() error {
+	if errors.Is(c.err, io.EOF) {
+		return nil
+	}
+	return c.err
+}
+
+// All iterates over the extents that are left. A failure is its last pair, with a zero Extent; no such pair means that
+// the end was reached and everything was right, unless the loop was left early.
+func (c *Cursor) All() iter.Seq2[Extent, error] {
+	return func(yield func(Extent, error) bool) {
+		for c.Next() {
+			if !yield(c.extent, nil) {
+				return
+			}
+		}
+		if err := c.Err(); err != nil {
+			yield(Extent{}, err)
+		}
+	}
+}
+
+func (c *Cursor) more() bool {
+	if c.err != nil {
+		return false
+	}
+	c.ready, c.err = c.source.batch()
+	if c.err != nil {
+		c.ready = nil
+	}
+	return c.err == nil
+}
+
+// trailer describes the list of which s saw every extent and src every byte.
+func (s *sequence) trailer(src *source) Trailer {
+	return Trailer{EntryCount: s.count, ChangedBytes: s.changed, ListBytes: src.offset(), ListSHA256: src.digest()}
+}
+
+// arrival is what a reader that began in the middle of a list knows of its end.
+type arrival struct {
+	position int64 // byte of the list behind the last extent (JSON: behind its line)
+	trailer  Trailer
+}
+
+// check returns io.EOF if a reader that saw s and all extents before it has seen all.
+func (a *arrival) check(s *sequence) error {
+	if s.count != a.trailer.EntryCount || s.changed != a.trailer.ChangedBytes {
+		return fmt.Errorf("%w: it ends after %d extents of %d bytes, its trailer says %d of %d: it was changed while it was read",
+			ErrCorrupt, s.count, s.changed, a.trailer.EntryCount, a.trailer.ChangedBytes)
+	}
+	return io.EOF
+}

@@ -1,0 +1,249 @@
+package blocklist
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+)
+
+// jsonDecoder reads a list, or from a point in it, in exactly the form in which jsonEncoder writes it.
+type jsonDecoder struct {
+	src    source
+	head   Header
+	seq    sequence
+	points index
+	ready  []Extent
+	// atStart: nothing was read after the bracket; ended: the last extent was.
+	atStart, ended bool
+	total          Trailer
+	// part is where reading from a point on must arrive; nil if the whole list is read and verified.
+	part *arrival
+}
+
+func newJSONDecoder(src source, l layout) (*jsonDecoder, error) {
+	d := &jsonDecoder{src: src, points: newIndex(l), ready: make([]Extent, 0, l.chunkEntries), atStart: true}
+	if err := d.readHeader(); err != nil {
+		return nil, err
+	}
+	d.seq = newSequence(d.head)
+	return d, nil
+}
+
+func (d *jsonDecoder) header() Header   { return d.head }
+func (d *jsonDecoder) trailer() Trailer { return d.total }
+func (d *jsonDecoder) index() *index    { return &d.points }
+
+// readHeader reads leniently, then demands that encoding the result gives the bytes that were read.
+func (d *jsonDecoder) readHeader() error {
+	var raw []byte
+	line := func() ([]byte, error) {
+		text, err := d.src.line(maxJSONHeaderLine)
+		raw = append(raw, text...)
+		return text, err
+	}
+	if err := d.readVersion(line); err != nil {
+		return err
+	}
+	for _, f := range jsonFields(&d.head) {
+		text, err := line()
+		if err != nil {
+			return err
+		}
+		prefix := `"` + f.key + `": `
+		if !bytes.HasPrefix(text, []byte(prefix)) || !bytes.HasSuffix(text, []byte(",\n")) {
+			return d.src.corrupt("the line before this is not the header's %s", f.key)
+		}
+		if err := json.Unmarshal(text[len(prefix):len(text)-2], f.value); err != nil {
+			return d.src.corrupt("the header's %s, on the line before this: %v", f.key, err)
+		}
+	}
+	if err := d.src.expect([]byte(jsonListStart+"\n"), "the header"); err != nil {
+		return err
+	}
+	raw = append(raw, jsonListStart...)
+	if !bytes.Equal(raw, appendJSONHeader(nil, d.head)) {
+		return d.src.corrupt("the header before this is not in its canonical form")
+	}
+	if err := d.head.Check(); err != nil {
+		return d.src.corrupt("%v", err)
+	}
+	return nil
+}
+
+func (d *jsonDecoder) readVersion(line func() ([]byte, error)) error {
+	if _, err := line(); err != nil {
+		return err
+	}
+	text, err := line()
+	if err != nil {
+		return err
+	}
+	digits, ok := bytes.CutSuffix(text[len(jsonStart)-2:], []byte(",\n"))
+	version, err := strconv.ParseUint(string(digits), 10, 32)
+	switch {
+	case !ok || err != nil || version == 0:
+		return d.src.corrupt("the format version before this is not a number")
+	case version > FormatVersion:
+		return fmt.Errorf("%w: %d; this reader knows versions up to %d", ErrVersion, version, FormatVersion)
+	}
+	return nil
+}
+
+// line consumes a line of at most limit bytes, its end included. The slice is valid until the next read.
+func (s *source) line(limit int) ([]byte, error) {
+	for n := 64; ; n *= 2 {
+		whole := s.want(n)
+		if i := bytes.IndexByte(s.rest(), '\n'); i >= 0 {
+			text := s.rest()[:i+1]
+			s.consume(i + 1)
+			return text, nil
+		}
+		if s.end-s.pos > limit {
+			return nil, s.corrupt("a line of the header is longer than %d bytes", limit)
+		}
+		if !whole {
+			return nil, s.cut("the header")
+		}
+	}
+}
+
+// batch implements batcher.
+func (d *jsonDecoder) batch() ([]Extent, error) {
+	start, changed := d.src.offset(), d.seq.changed
+	d.ready = d.ready[:0]
+	for len(d.ready) < cap(d.ready) && !d.ended {
+		if err := d.readLines(); err != nil {
+			return nil, err
+		}
+	}
+	if len(d.ready) > 0 {
+		d.points.next(point{position: start, offset: d.ready[0].Offset, changed: changed})
+		return d.ready, nil
+	}
+	if err := d.readTrailer(); err != nil {
+		return nil, err
+	}
+	return nil, io.EOF
+}
+
+// readLines decodes what the buffer holds, at least one line.
+func (d *jsonDecoder) readLines() error {
+	d.src.want(maxJSONLine + len(jsonListEnd))
+	rest, decoded := d.src.rest(), len(d.ready)
+	if d.atStart && bytes.HasPrefix(rest, []byte(jsonListEnd)) {
+		d.ended = true
+		return nil
+	}
+	used := 0
+	for len(d.ready) < cap(d.ready) && !d.ended {
+		if len(rest)-used < maxJSONLine && used > 0 {
+			break
+		}
+		e, n := parseJSONLine(rest[used:])
+		if n <= 0 {
+			d.src.consume(used)
+			if used-n == len(rest) && len(rest)-used < maxJSONLine || d.atStart && bytes.HasPrefix([]byte(jsonListEnd), rest) {
+				return d.src.cut("an extent's line")
+			}
+			return d.src.corrupt("this is not an extent's line; its byte %d is wrong", -n)
+		}
+		used += n
+		d.ready = append(d.ready, e)
+		d.ended = rest[used-2] == '}'
+	}
+	if err := d.seq.add(d.ready[decoded:]); err != nil {
+		d.src.consume(used)
+		return d.src.corrupt("before this: %w", err)
+	}
+	d.src.consume(used)
+	d.atStart = false
+	return nil
+}
+
+// parseJSONLine decodes the line at the start of b and returns its length; if it is none, minus the index of the first
+// byte that is wrong or missing.
+func parseJSONLine(b []byte) (Extent, int) {
+	i := match(b, 0, jsonOffsetKey)
+	if i < 0 {
+		return Extent{}, i + 1
+	}
+	offset, i := parseJSONNumber(b, i)
+	if i < 0 {
+		return Extent{}, i + 1
+	}
+	if i = match(b, i, jsonSizeKey); i < 0 {
+		return Extent{}, i + 1
+	}
+	length, i := parseJSONNumber(b, i)
+	if i < 0 {
+		return Extent{}, i + 1
+	}
+	switch rest := b[i:]; {
+	case len(rest) > 2 && rest[0] == '}' && rest[1] == ',' && rest[2] == '\n':
+		return Extent{offset, length}, i + 3
+	case len(rest) > 1 && rest[0] == '}' && rest[1] == '\n':
+		return Extent{offset, length}, i + 2
+	case len(rest) == 0 || rest[0] != '}':
+		return Extent{}, -i
+	case len(rest) == 1 || rest[1] != ',':
+		return Extent{}, -(i + 1)
+	}
+	return Extent{}, -(i + 2)
+}
+
+// match returns the index behind text at b[i:], or -1 minus the index of the first byte that differs or is missing.
+func match(b []byte, i int, text string) int {
+	if len(b)-i >= len(text) && string(b[i:i+len(text)]) == text {
+		return i + len(text)
+	}
+	j := 0
+	for i+j < len(b) && b[i+j] == text[j] {
+		j++
+	}
+	return -1 - (i + j)
+}
+
+// parseJSONNumber decodes a number in its shortest form and returns the index behind it, or -1 minus the index of the
+// first byte that is wrong or missing.
+func parseJSONNumber(b []byte, i int) (int64, int) {
+	start, v := i, uint64(0)
+	for ; i < len(b); i++ {
+		c := b[i] - '0'
+		if c > 9 {
+			break
+		}
+		// Nineteen digits fit a uint64; a leading zero must be the only digit.
+		if i-start == 19 || i > start && b[start] == '0' {
+			return 0, -1 - i
+		}
+		v = v*10 + uint64(c)
+	}
+	if i == start || i == len(b) || v > math.MaxInt64 {
+		return 0, -1 - i
+	}
+	return int64(v), i
+}
+
+// readTrailer verifies what follows the extents. All of it is known beforehand.
+func (d *jsonDecoder) readTrailer() error {
+	if d.part != nil {
+		return d.part.check(&d.seq)
+	}
+	if err := d.src.expect([]byte(jsonListEnd), "the end of block_metadata"); err != nil {
+		return err
+	}
+	if err := d.src.expect(appendJSONCounts(nil, &d.seq), "the trailer's entry_count or changed_bytes"); err != nil {
+		return err
+	}
+	if err := d.src.expect(appendJSONEnd(nil, d.src.digest()), "the trailer's sha256 or complete"); err != nil {
+		return err
+	}
+	if err := d.src.expectEnd(); err != nil {
+		return err
+	}
+	d.total = d.seq.trailer(&d.src)
+	return nil
+}

@@ -1,0 +1,152 @@
+package blocklist
+
+import (
+	"encoding/binary"
+	"io"
+	"math/bits"
+)
+
+// layout holds the numbers of format version 1 that tests make small, so that short lists have many chunks.
+type layout struct {
+	// chunkEntries is the number of extents in every chunk but the last.
+	chunkEntries int
+	// indexPoints is the greatest number of points in the index; it is even.
+	indexPoints int
+}
+
+var formatLayout = layout{chunkEntries: 8192, indexPoints: 16384}
+
+// chunkHead is room for what precedes the packed values in a chunk: first_offset, unit_shift, the values' tag and length.
+const chunkHead = 32
+
+// maxRecord bounds the length of any record: a trailer with a full index of three columns of ten-byte numbers. A header
+// with its strings and a chunk of 8192 times two ten-byte numbers are smaller.
+const maxRecord = 512 << 10
+
+type binaryEncoder struct {
+	output
+	sequence
+	layout  layout
+	pending []Extent // extents of the chunk that is not full yet
+	body    []byte   // scratch for one chunk
+	index   index
+}
+
+func newBinaryEncoder(w io.Writer, h Header, l layout) *binaryEncoder {
+	bodyBytes := chunkHead + 2*binary.MaxVarintLen64*l.chunkEntries
+	e := &binaryEncoder{
+		output:   newOutput(w, bodyBytes+64),
+		sequence: newSequence(h),
+		layout:   l,
+		pending:  make([]Extent, 0, l.chunkEntries),
+		body:     make([]byte, bodyBytes),
+		index:    newIndex(l),
+	}
+	e.buf = append(e.buf, magic...)
+	e.buf = appendRecord(e.buf, headerField, appendHeader(nil, h))
+	return e
+}
+
+// Encode implements Encoder.
+func (e *binaryEncoder) Encode(extents []Extent) error {
+	if e.err != nil {
+		return e.err
+	}
+	for len(extents) > 0 {
+		n := min(len(extents), e.layout.chunkEntries-len(e.pending))
+		changed := e.changed
+		if e.err = e.add(extents[:n]); e.err != nil {
+			return e.err
+		}
+		if len(e.pending) == 0 {
+			e.index.next(point{position: e.offset(), offset: extents[0].Offset, changed: changed})
+		}
+		if n == e.layout.chunkEntries {
+			e.appendChunk(extents[:n])
+		} else if e.pending = append(e.pending, extents[:n]...); len(e.pending) == e.layout.chunkEntries {
+			e.appendChunk(e.pending)
+			e.pending = e.pending[:0]
+		}
+		if e.err = e.flush(); e.err != nil {
+			return e.err
+		}
+		extents = extents[n:]
+	}
+	return nil
+}
+
+// Finish implements Encoder.
+func (e *binaryEncoder) Finish() (Trailer, error) {
+	if e.err != nil {
+		return Trailer{}, e.err
+	}
+	if len(e.pending) > 0 {
+		e.appendChunk(e.pending)
+		e.pending = e.pending[:0]
+	}
+	e.buf = appendEnd(e.buf, e.offset(), &e.sequence, &e.index, e.digest())
+	t, err := e.finish(&e.sequence)
+	if err != nil {
+		e.err = err
+	}
+	return t, err
+}
+
+func (e *binaryEncoder) appendChunk(extents []Extent) {
+	shift := unitShift(extents)
+	n := putExtents(e.body[chunkHead:], extents, shift)
+	var head [chunkHead]byte
+	h := appendUint(head[:0], chunkFirstOffset, uint64(extents[0].Offset))
+	h = appendUint(h, chunkUnitShift, uint64(shift))
+	h = append(h, tag(chunkExtents, wireBytes))
+	h = binary.AppendUvarint(h, uint64(n))
+	start := chunkHead - len(h)
+	copy(e.body[start:], h)
+	e.buf = appendRecord(e.buf, chunkField, e.body[start:chunkHead+n])
+}
+
+// unitShift returns the binary logarithm of the greatest power of two that divides every length in a chunk and every
+// gap inside it.
+func unitShift(extents []Extent) int {
+	var all int64
+	end := extents[0].Offset
+	for _, x := range extents {
+		all |= (x.Offset - end) | x.Length
+		end = x.Offset + x.Length
+	}
+	return bits.TrailingZeros64(uint64(all))
+}
+
+// putExtents writes the packed values of a chunk to b and returns their length. b has room for two ten-byte numbers for
+// each extent.
+func putExtents(b []byte, extents []Extent, shift int) int {
+	n := 0
+	end, length := extents[0].Offset, int64(0)
+	for _, x := range extents {
+		v := uint64(x.Offset-end) >> shift << 1
+		end = x.Offset + x.Length
+		if x.Length != length {
+			length = x.Length
+			n += putUvarint(b[n:], v|1)
+			v = uint64(length) >> shift
+		}
+		if v < 0x80 {
+			b[n] = byte(v)
+			n++
+			continue
+		}
+		n += putUvarint(b[n:], v)
+	}
+	return n
+}
+
+// putUvarint is binary.PutUvarint with a short way for the usual two bytes.
+func putUvarint(b []byte, v uint64) int {
+	if v-0x80 < 1<<14-0x80 {
+		_ = b[1]
+		b[0] = byte(v) | 0x80
+		b[1] = byte(v >> 7)
+		return 2
+	}
+	return binary.PutUvarint(b, v)
+}
