@@ -24,7 +24,7 @@ type binaryDecoder struct {
 }
 
 func newBinaryDecoder(src source, l layout) (*binaryDecoder, error) {
-	d := &binaryDecoder{src: src, layout: l, points: newIndex(l), ready: make([]Extent, l.chunkEntries)}
+	d := &binaryDecoder{src: src, layout: l, points: newIndex(l)}
 	d.src.consume(len(magic))
 	record, err := d.src.record("the header")
 	if err != nil {
@@ -103,6 +103,10 @@ func (d *binaryDecoder) readChunk(body []byte, frame int) ([]Extent, error) {
 	}
 	changed, n := d.seq.changed, 0
 	if err == nil {
+		// Every extent takes at least one byte.
+		if most := min(d.layout.chunkEntries, len(c.values)); len(d.ready) < most {
+			d.ready = make([]Extent, most)
+		}
 		n, err = c.decode(d.ready, d.seq.limit)
 	}
 	if err == nil {
@@ -112,7 +116,7 @@ func (d *binaryDecoder) readChunk(body []byte, frame int) ([]Extent, error) {
 		return nil, fmt.Errorf("chunk at byte %d: %w", d.src.offset(), asCorrupt(err))
 	}
 	d.points.next(point{position: d.src.offset(), offset: d.ready[0].Offset, changed: changed})
-	d.short = n < len(d.ready)
+	d.short = n < d.layout.chunkEntries
 	d.src.consume(frame)
 	return d.ready[:n], nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"strconv"
 )
 
@@ -18,13 +17,16 @@ type jsonDecoder struct {
 	ready  []Extent
 	// atStart: nothing was read after the bracket; ended: the last extent was.
 	atStart, ended bool
-	total          Trailer
+	// tail is how most lines of extents of length end.
+	tail   []byte
+	length int64
+	total  Trailer
 	// part is where reading from a point on must arrive; nil if the whole list is read and verified.
 	part *arrival
 }
 
 func newJSONDecoder(src source, l layout) (*jsonDecoder, error) {
-	d := &jsonDecoder{src: src, points: newIndex(l), ready: make([]Extent, 0, l.chunkEntries), atStart: true}
+	d := &jsonDecoder{src: src, points: newIndex(l), atStart: true}
 	if err := d.readHeader(); err != nil {
 		return nil, err
 	}
@@ -114,7 +116,7 @@ func (s *source) line(limit int) ([]byte, error) {
 func (d *jsonDecoder) batch() ([]Extent, error) {
 	start, changed := d.src.offset(), d.seq.changed
 	d.ready = d.ready[:0]
-	for len(d.ready) < cap(d.ready) && !d.ended {
+	for len(d.ready) < d.points.layout.chunkEntries && !d.ended {
 		if err := d.readLines(); err != nil {
 			return nil, err
 		}
@@ -138,9 +140,14 @@ func (d *jsonDecoder) readLines() error {
 		return nil
 	}
 	used := 0
-	for len(d.ready) < cap(d.ready) && !d.ended {
+	for len(d.ready) < d.points.layout.chunkEntries && !d.ended {
 		if len(rest)-used < maxJSONLine && used > 0 {
 			break
+		}
+		if e, n := d.parseUsualLine(rest[used:]); n > 0 {
+			used += n
+			d.ready = append(d.ready, e)
+			continue
 		}
 		e, n := parseJSONLine(rest[used:])
 		if n <= 0 {
@@ -153,6 +160,7 @@ func (d *jsonDecoder) readLines() error {
 		used += n
 		d.ready = append(d.ready, e)
 		d.ended = rest[used-2] == '}'
+		d.setTail(e.Length)
 	}
 	if err := d.seq.add(d.ready[decoded:]); err != nil {
 		d.src.consume(used)
@@ -161,70 +169,6 @@ func (d *jsonDecoder) readLines() error {
 	d.src.consume(used)
 	d.atStart = false
 	return nil
-}
-
-// parseJSONLine decodes the line at the start of b and returns its length; if it is none, minus the index of the first
-// byte that is wrong or missing.
-func parseJSONLine(b []byte) (Extent, int) {
-	i := match(b, 0, jsonOffsetKey)
-	if i < 0 {
-		return Extent{}, i + 1
-	}
-	offset, i := parseJSONNumber(b, i)
-	if i < 0 {
-		return Extent{}, i + 1
-	}
-	if i = match(b, i, jsonSizeKey); i < 0 {
-		return Extent{}, i + 1
-	}
-	length, i := parseJSONNumber(b, i)
-	if i < 0 {
-		return Extent{}, i + 1
-	}
-	switch rest := b[i:]; {
-	case len(rest) > 2 && rest[0] == '}' && rest[1] == ',' && rest[2] == '\n':
-		return Extent{offset, length}, i + 3
-	case len(rest) > 1 && rest[0] == '}' && rest[1] == '\n':
-		return Extent{offset, length}, i + 2
-	case len(rest) == 0 || rest[0] != '}':
-		return Extent{}, -i
-	case len(rest) == 1 || rest[1] != ',':
-		return Extent{}, -(i + 1)
-	}
-	return Extent{}, -(i + 2)
-}
-
-// match returns the index behind text at b[i:], or -1 minus the index of the first byte that differs or is missing.
-func match(b []byte, i int, text string) int {
-	if len(b)-i >= len(text) && string(b[i:i+len(text)]) == text {
-		return i + len(text)
-	}
-	j := 0
-	for i+j < len(b) && b[i+j] == text[j] {
-		j++
-	}
-	return -1 - (i + j)
-}
-
-// parseJSONNumber decodes a number in its shortest form and returns the index behind it, or -1 minus the index of the
-// first byte that is wrong or missing.
-func parseJSONNumber(b []byte, i int) (int64, int) {
-	start, v := i, uint64(0)
-	for ; i < len(b); i++ {
-		c := b[i] - '0'
-		if c > 9 {
-			break
-		}
-		// Nineteen digits fit a uint64; a leading zero must be the only digit.
-		if i-start == 19 || i > start && b[start] == '0' {
-			return 0, -1 - i
-		}
-		v = v*10 + uint64(c)
-	}
-	if i == start || i == len(b) || v > math.MaxInt64 {
-		return 0, -1 - i
-	}
-	return int64(v), i
 }
 
 // readTrailer verifies what follows the extents. All of it is known beforehand.

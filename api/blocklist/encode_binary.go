@@ -33,15 +33,7 @@ type binaryEncoder struct {
 }
 
 func newBinaryEncoder(w io.Writer, h Header, l layout) *binaryEncoder {
-	bodyBytes := chunkHead + 2*binary.MaxVarintLen64*l.chunkEntries
-	e := &binaryEncoder{
-		output:   newOutput(w, bodyBytes+64),
-		sequence: newSequence(h),
-		layout:   l,
-		pending:  make([]Extent, 0, l.chunkEntries),
-		body:     make([]byte, bodyBytes),
-		index:    newIndex(l),
-	}
+	e := &binaryEncoder{output: newOutput(w), sequence: newSequence(h), layout: l, index: newIndex(l)}
 	e.buf = append(e.buf, magic...)
 	e.buf = appendRecord(e.buf, headerField, appendHeader(nil, h))
 	return e
@@ -94,6 +86,9 @@ func (e *binaryEncoder) Finish() (Trailer, error) {
 
 func (e *binaryEncoder) appendChunk(extents []Extent) {
 	shift := unitShift(extents)
+	if need := chunkHead + len(extents)*2*binary.MaxVarintLen64; len(e.body) < need {
+		e.body = make([]byte, need)
+	}
 	n := putExtents(e.body[chunkHead:], extents, shift)
 	var head [chunkHead]byte
 	h := appendUint(head[:0], chunkFirstOffset, uint64(extents[0].Offset))

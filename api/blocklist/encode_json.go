@@ -1,8 +1,10 @@
 package blocklist
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"io"
+	"slices"
 	"strconv"
 )
 
@@ -19,22 +21,27 @@ const (
 	jsonRun = 512
 )
 
+// lowDigits is the range of the part of an offset that jsonEncoder converts for every extent: eight digits.
+const lowDigits = 100_000_000
+
+// jsonEncoder keeps the texts before and behind an offset's last eight digits, because they hardly ever change from one
+// line to the next. They are copied as arrays of fixed length, which takes no call.
 type jsonEncoder struct {
 	output
 	sequence
-	separator string
-	// tail is the end of a line for extents of tailLength: almost all lines of a list end alike.
-	tail       []byte
-	tailLength int64
+	// begin[:beginLength] is the separator, the key and the digits of high, for offsets from high on of at least
+	// nine digits.
+	begin       [48]byte
+	beginLength int
+	high        int64
+	// tail[:tailLength] is the end of a line for extents of length.
+	tail       [48]byte
+	tailLength int
+	length     int64
 }
 
 func newJSONEncoder(w io.Writer, h Header) *jsonEncoder {
-	e := &jsonEncoder{
-		output:    newOutput(w, max(jsonRun*maxJSONLine, maxJSONHeader)),
-		sequence:  newSequence(h),
-		separator: "\n",
-		tail:      make([]byte, 0, maxJSONLine),
-	}
+	e := &jsonEncoder{output: newOutput(w), sequence: newSequence(h)}
 	e.buf = appendJSONHeader(e.buf, h)
 	return e
 }
@@ -46,10 +53,11 @@ func (e *jsonEncoder) Encode(extents []Extent) error {
 	}
 	for len(extents) > 0 {
 		n := min(len(extents), jsonRun)
+		first := e.count == 0
 		if e.err = e.add(extents[:n]); e.err != nil {
 			return e.err
 		}
-		e.appendLines(extents[:n])
+		e.appendLines(extents[:n], first)
 		if e.err = e.flush(); e.err != nil {
 			return e.err
 		}
@@ -58,23 +66,67 @@ func (e *jsonEncoder) Encode(extents []Extent) error {
 	return nil
 }
 
-// appendLines must be given at most jsonRun extents, for which newJSONEncoder reserved room.
-func (e *jsonEncoder) appendLines(extents []Extent) {
-	b := e.buf
-	for _, x := range extents {
-		b = append(b, e.separator...)
-		e.separator = ",\n"
-		b = append(b, jsonOffsetKey...)
-		b = strconv.AppendInt(b, x.Offset, 10)
-		if x.Length != e.tailLength {
-			e.tail = append(e.tail[:0], jsonSizeKey...)
-			e.tail = strconv.AppendInt(e.tail, x.Length, 10)
-			e.tail = append(e.tail, '}')
-			e.tailLength = x.Length
-		}
-		b = append(b, e.tail...)
+// appendLines appends a line for each extent, the very first one without a comma before it.
+func (e *jsonEncoder) appendLines(extents []Extent, first bool) {
+	e.buf = slices.Grow(e.buf, len(extents)*maxJSONLine+len(e.begin)+len(e.tail))
+	if first {
+		e.buf = append(e.buf, "\n"+jsonOffsetKey...)
+		e.buf = strconv.AppendInt(e.buf, extents[0].Offset, 10)
+		e.buf = append(e.buf, e.end(extents[0].Length)...)
+		extents = extents[1:]
 	}
-	e.buf = b
+	b, n := e.buf[:cap(e.buf)], len(e.buf)
+	for _, x := range extents {
+		low := uint64(x.Offset - e.high)
+		if low >= lowDigits || e.beginLength == 0 {
+			low = e.moveTo(x.Offset)
+		}
+		if e.high == 0 {
+			n += copy(b[n:], ",\n"+jsonOffsetKey)
+			n = len(strconv.AppendUint(b[:n], low, 10))
+		} else {
+			*(*[len(e.begin)]byte)(b[n:]) = e.begin
+			n += e.beginLength
+			binary.LittleEndian.PutUint64(b[n:], eightDigits(low))
+			n += 8
+		}
+		if x.Length != e.length {
+			e.end(x.Length)
+		}
+		*(*[len(e.tail)]byte)(b[n:]) = e.tail
+		n += e.tailLength
+	}
+	e.buf = b[:n]
+}
+
+// moveTo prepares begin for offset and returns its last eight digits as a number.
+func (e *jsonEncoder) moveTo(offset int64) uint64 {
+	low := offset % lowDigits
+	e.high = offset - low
+	begin := append(e.begin[:0], ",\n"+jsonOffsetKey...)
+	e.beginLength = len(strconv.AppendInt(begin, e.high/lowDigits, 10))
+	return uint64(low)
+}
+
+// end prepares tail for extents of length and returns it.
+func (e *jsonEncoder) end(length int64) []byte {
+	tail := append(e.tail[:0], jsonSizeKey...)
+	tail = append(strconv.AppendInt(tail, length, 10), '}')
+	e.tailLength, e.length = len(tail), length
+	return tail
+}
+
+// eightDigits returns the eight decimal digits of v < 100,000,000 as text, the first one in the lowest byte. It splits
+// all groups of digits at once: first into fours, then into twos, then into single ones; the factors are reciprocals
+// that are exact for numbers of that size.
+func eightDigits(v uint64) uint64 {
+	four := v / 10_000
+	v = four | (v-four*10_000)<<32
+	two := v * 10_486 >> 20 & 0x7f_0000_007f
+	v = two | (v-two*100)<<16
+	one := v * 103 >> 10 & 0xf_000f_000f_000f
+	v = one | (v-one*10)<<8
+	return v | 0x3030_3030_3030_3030
 }
 
 // Finish implements Encoder.
@@ -120,9 +172,6 @@ func jsonFields(h *Header) []jsonField {
 
 // maxJSONHeaderLine bounds a line of the header: a key and a string of which every byte became a \u00xx escape.
 const maxJSONHeaderLine = 64 + 6*MaxStringBytes
-
-// maxJSONHeader bounds the header: eight strings and a few short lines.
-const maxJSONHeader = 8*maxJSONHeaderLine + 1024
 
 // jsonStart is how every JSON list of any version begins; the version's number and a comma follow.
 const jsonStart = "{\n\"format_version\": "

@@ -85,10 +85,7 @@ type output struct {
 	err     error
 }
 
-// newOutput returns an output whose buffer takes slack bytes beyond a full piece without growing.
-func newOutput(w io.Writer, slack int) output {
-	return output{w: w, buf: make([]byte, 0, writeBytes+slack), sum: sha256.New()}
-}
+func newOutput(w io.Writer) output { return output{w: w, sum: sha256.New()} }
 
 // offset returns the number of bytes of the list so far.
 func (o *output) offset() int64 { return o.written + int64(len(o.buf)) }

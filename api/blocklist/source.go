@@ -22,8 +22,12 @@ var (
 	ErrNotAList = errors.New("not a list of changed blocks")
 )
 
-// sourceBytes is the size of a source's buffer; a record longer than that makes it grow.
-const sourceBytes = 256 << 10
+// firstRead and sourceBytes are the sizes at which a source's buffer begins and to which it grows as a list turns out
+// to be long; a record longer than that makes it grow further.
+const (
+	firstRead   = 4 << 10
+	sourceBytes = 256 << 10
+)
 
 // maxEmptyReads is how often a reader may return nothing without an error before it counts as broken.
 const maxEmptyReads = 100
@@ -40,12 +44,12 @@ type source struct {
 }
 
 func newSource(r io.Reader) source {
-	return source{r: r, buf: make([]byte, sourceBytes), sum: sha256.New()}
+	return source{r: r, buf: make([]byte, firstRead), sum: sha256.New()}
 }
 
 // newPartSource returns a source for the part of a list that begins at position; it keeps no digest.
 func newPartSource(r io.Reader, position int64) source {
-	return source{r: r, buf: make([]byte, sourceBytes), base: position}
+	return source{r: r, buf: make([]byte, firstRead), base: position}
 }
 
 // offset returns the position in the list of the first byte not consumed.
@@ -63,18 +67,25 @@ func (s *source) want(n int) bool {
 		if s.err != nil {
 			return false
 		}
-		if s.pos > 0 && s.end == len(s.buf) {
-			s.add(s.pos)
-			s.base += int64(s.pos)
-			s.end = copy(s.buf, s.rest())
-			s.pos, s.summed = 0, 0
-		}
 		if s.end == len(s.buf) {
-			s.buf = append(s.buf, make([]byte, min(len(s.buf), n-len(s.buf)))...)
+			s.makeRoom(n)
 		}
 		s.fill()
 	}
 	return true
+}
+
+// makeRoom moves what is not consumed to the front of the buffer, and doubles a buffer that is short for n bytes or for
+// large reads.
+func (s *source) makeRoom(n int) {
+	s.add(s.pos)
+	buf := s.buf
+	if len(buf) < max(n, sourceBytes) {
+		buf = make([]byte, min(2*len(buf), max(n, sourceBytes)))
+	}
+	s.base += int64(s.pos)
+	s.end = copy(buf, s.rest())
+	s.buf, s.pos, s.summed = buf, 0, 0
 }
 
 func (s *source) fill() {
