@@ -130,7 +130,7 @@ func (d *Driver) createVolume(ctx context.Context, v store.Volume, req *csi.Crea
 		if err := build(path); err != nil {
 			return err
 		}
-		return d.fitFilesystem(path, v, sourceSize)
+		return d.fitFilesystem(path, v)
 	})
 }
 
@@ -150,21 +150,21 @@ func (d *Driver) newImage(path string, v store.Volume) error {
 }
 
 // fitFilesystem grows the filesystem in a copied image to the size of its volume.
-func (d *Driver) fitFilesystem(path string, v store.Volume, sourceSize int64) error {
-	if v.AccessType == store.Block || sourceSize == 0 {
+func (d *Driver) fitFilesystem(path string, v store.Volume) error {
+	if v.AccessType == store.Block {
 		return nil
 	}
-	is, err := ext4.IsFormatted(path)
+	bytes, ok, err := ext4.Bytes(path)
 	if err != nil {
 		return err
 	}
-	if !is {
+	if !ok {
 		return status.Error(codes.InvalidArgument, "the content source holds no ext4 filesystem, so it cannot be mounted")
 	}
-	if v.SizeBytes == sourceSize {
+	if bytes >= v.SizeBytes {
 		return nil
 	}
-	return ext4.GrowFile(d.life, path)
+	return ext4.Grow(d.life, path)
 }
 
 // DeleteVolume implements csi.ControllerServer. Snapshots of the volume are copies and stay.

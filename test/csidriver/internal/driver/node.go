@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/ext4"
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/loop"
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/store"
 )
@@ -36,6 +37,14 @@ func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 	return resp, nil
 }
 
+// The paths of node requests, as complaints name them.
+const (
+	stagingPath = "staging target path"
+	targetPath  = "target path"
+	// volumePath is only looked at: a volume is not found at a relative one.
+	volumePath = "volume path"
+)
+
 // volumeFor locks and returns the volume of a node request after checking what these requests have in common.
 func (d *Driver) volumeFor(ctx context.Context, id, path, pathName string) (v store.Volume, unlock func(), err error) {
 	if id == "" {
@@ -51,7 +60,7 @@ func (d *Driver) volumeFor(ctx context.Context, id, path, pathName string) (v st
 		unlock()
 		return v, nil, failed(err, "look up volume")
 	}
-	if !filepath.IsAbs(path) {
+	if !filepath.IsAbs(path) && pathName != volumePath {
 		unlock()
 		return v, nil, status.Errorf(codes.InvalidArgument, "%s %q is not absolute", pathName, path)
 	}
@@ -72,7 +81,7 @@ func checkAccess(v store.Volume, c *csi.VolumeCapability) error {
 
 // NodeStageVolume implements csi.NodeServer: it attaches the loop device and mounts the filesystem, if there is one.
 func (d *Driver) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetStagingTargetPath(), "staging target path")
+	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetStagingTargetPath(), stagingPath)
 	if err != nil {
 		return nil, missingCapability(err, req.GetVolumeCapability())
 	}
@@ -115,6 +124,12 @@ func (d *Driver) stage(ctx context.Context, v store.Volume, path string, c *csi.
 	if err != nil || mounted {
 		return err
 	}
+	// A volume that was expanded while it was not in use is grown here, which any root may do.
+	if bytes, ok, err := ext4.Bytes(dev.Path()); err == nil && ok && bytes < v.SizeBytes {
+		if err := ext4.Grow(ctx, dev.Path()); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return err
 	}
@@ -123,7 +138,7 @@ func (d *Driver) stage(ctx context.Context, v store.Volume, path string, c *csi.
 
 // NodeUnstageVolume implements csi.NodeServer.
 func (d *Driver) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
-	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetStagingTargetPath(), "staging target path")
+	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetStagingTargetPath(), stagingPath)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +161,7 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolu
 
 // NodePublishVolume implements csi.NodeServer: a bind mount of the staged filesystem or of the loop device's node.
 func (d *Driver) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
-	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetTargetPath(), "target path")
+	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetTargetPath(), targetPath)
 	if err != nil {
 		return nil, missingCapability(err, req.GetVolumeCapability())
 	}
@@ -242,7 +257,7 @@ func (d *Driver) publish(v store.Volume, dev loop.Device, p store.Publication, r
 // NodeUnpublishVolume implements csi.NodeServer.
 func (d *Driver) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	path := req.GetTargetPath()
-	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), path, "target path")
+	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), path, targetPath)
 	if err != nil {
 		return nil, err
 	}

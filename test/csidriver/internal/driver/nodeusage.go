@@ -7,12 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/ext4"
+	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/loop"
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/store"
 )
 
 // NodeGetVolumeStats implements csi.NodeServer.
 func (d *Driver) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
-	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetVolumePath(), "volume path")
+	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetVolumePath(), volumePath)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +48,7 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeS
 
 // NodeExpandVolume implements csi.NodeServer: the second half of ControllerExpandVolume, for a mounted filesystem.
 func (d *Driver) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
-	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetVolumePath(), "volume path")
+	v, unlock, err := d.volumeFor(ctx, req.GetVolumeId(), req.GetVolumePath(), volumePath)
 	if err != nil {
 		return nil, err
 	}
@@ -60,9 +61,18 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 		return nil, failed(err, "expand volume %s", v.ID)
 	}
 	if v.AccessType == store.Filesystem {
-		if err := ext4.GrowMounted(ctx, dev.Path()); err != nil {
+		if err := growMounted(ctx, v, dev); err != nil {
 			return nil, failed(err, "expand volume %s", v.ID)
 		}
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: v.SizeBytes}, nil
+}
+
+// growMounted also serves a volume that NodeStageVolume has grown already.
+func growMounted(ctx context.Context, v store.Volume, dev loop.Device) error {
+	bytes, ok, err := ext4.Bytes(dev.Path())
+	if err != nil || ok && bytes >= v.SizeBytes {
+		return err
+	}
+	return ext4.GrowMounted(ctx, dev.Path())
 }

@@ -21,10 +21,9 @@ func TestSanity(t *testing.T) {
 		cfg.TestVolumeAccessType = accessType
 		cfg.TestVolumeSize = 100 * mib
 		cfg.TestVolumeExpandSize = 160 * mib
-		ginkgo.Describe(accessType, func() {
-			sc := sanity.GinkgoTest(&cfg)
-			ginkgo.AfterAll(sc.Finalize)
-		}, ginkgo.Ordered)
+		var sc *sanity.TestContext
+		ginkgo.Describe(accessType, func() { sc = sanity.GinkgoTest(&cfg) })
+		defer func() { sc.Finalize() }()
 	}
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	ginkgo.RunSpecs(t, "csi-test")

@@ -4,6 +4,7 @@ package ext4
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -32,8 +33,9 @@ func Format(ctx context.Context, path string, size int64) error {
 	return run(ctx, 0, "mkfs.ext4", append(args, path)...)
 }
 
-// GrowFile grows the filesystem in the unmounted image file at path to the size of the file.
-func GrowFile(ctx context.Context, path string) error {
+// Grow grows the filesystem in the image file or on the device at path, which is not mounted, to the size of the file or
+// device.
+func Grow(ctx context.Context, path string) error {
 	// resize2fs insists on a check. Exit code 1 says that something was repaired.
 	if err := run(ctx, 1, "e2fsck", "-f", "-p", path); err != nil {
 		return err
@@ -41,9 +43,13 @@ func GrowFile(ctx context.Context, path string) error {
 	return run(ctx, 0, "resize2fs", path)
 }
 
-// GrowMounted grows the mounted filesystem on the device to the size of the device.
+// GrowMounted grows the mounted filesystem on the device to the size of the device. The kernel allows that to processes
+// with CAP_SYS_RESOURCE, which root lacks on some machines.
 func GrowMounted(ctx context.Context, device string) error {
-	return run(ctx, 0, "resize2fs", device)
+	if err := run(ctx, 0, "resize2fs", device); err != nil {
+		return fmt.Errorf("grow a mounted filesystem, for which CAP_SYS_RESOURCE is needed: %w", err)
+	}
+	return nil
 }
 
 // run runs a program of e2fsprogs, which fails with an exit code above maxCode.
@@ -114,18 +120,23 @@ func ioctl(path string, request uint) error {
 	return unix.IoctlSetInt(int(f.Fd()), request, 0)
 }
 
-// IsFormatted says whether the image or device at path holds a filesystem of the ext family.
-func IsFormatted(path string) (bool, error) {
+// Bytes returns the size of the filesystem in the image or on the device at path; ok is false if there is none of the ext
+// family.
+func Bytes(path string) (bytes int64, ok bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	defer f.Close() // Opened for reading.
-	// The superblock starts at byte 1024; its s_magic, 0xEF53, is little-endian at 0x38
-	// (https://docs.kernel.org/filesystems/ext4/super.html).
-	var magic [2]byte
-	if _, err := f.ReadAt(magic[:], 1024+0x38); err != nil {
-		return false, fmt.Errorf("read the superblock of %s: %w", path, err)
+	// The superblock starts at byte 1024 (https://docs.kernel.org/filesystems/ext4/super.html).
+	var sb [1024]byte
+	if _, err := f.ReadAt(sb[:], 1024); err != nil {
+		return 0, false, fmt.Errorf("read the superblock of %s: %w", path, err)
 	}
-	return magic == [2]byte{0x53, 0xef}, nil
+	le := binary.LittleEndian
+	if magic := le.Uint16(sb[0x38:]); magic != 0xef53 {
+		return 0, false, nil
+	}
+	blocks := uint64(le.Uint32(sb[0x4:])) | uint64(le.Uint32(sb[0x150:]))<<32
+	return int64(blocks << (10 + le.Uint32(sb[0x18:]))), true, nil
 }
