@@ -2,7 +2,6 @@ package blocklist
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 )
@@ -78,24 +77,4 @@ func (c *Cursor) more() bool {
 		c.ready = nil
 	}
 	return c.err == nil
-}
-
-// trailer describes the list of which s saw every extent and src every byte.
-func (s *sequence) trailer(src *source) Trailer {
-	return Trailer{EntryCount: s.count, ChangedBytes: s.changed, ListBytes: src.offset(), ListSHA256: src.digest()}
-}
-
-// arrival is what a reader that began in the middle of a list knows of its end.
-type arrival struct {
-	position int64 // byte of the list behind the last extent (JSON: behind its line)
-	trailer  Trailer
-}
-
-// check returns io.EOF if a reader that saw s and all extents before it has seen all.
-func (a *arrival) check(s *sequence) error {
-	if s.count != a.trailer.EntryCount || s.changed != a.trailer.ChangedBytes {
-		return fmt.Errorf("%w: it ends after %d extents of %d bytes, its trailer says %d of %d: it was changed while it was read",
-			ErrCorrupt, s.count, s.changed, a.trailer.EntryCount, a.trailer.ChangedBytes)
-	}
-	return io.EOF
 }

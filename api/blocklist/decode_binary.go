@@ -19,8 +19,9 @@ type binaryDecoder struct {
 	// short: the last chunk was not full, so no other may follow.
 	short bool
 	total Trailer
-	// part is where reading from a point on must arrive; nil if the whole list is read and verified.
-	part *arrival
+	end   int64 // byte of the list behind the last chunk, known at the end
+	// part is nil if the whole list is read and verified.
+	part *part
 }
 
 func newBinaryDecoder(src source, l layout) (*binaryDecoder, error) {
@@ -40,7 +41,6 @@ func newBinaryDecoder(src source, l layout) (*binaryDecoder, error) {
 
 func (d *binaryDecoder) header() Header   { return d.head }
 func (d *binaryDecoder) trailer() Trailer { return d.total }
-func (d *binaryDecoder) index() *index    { return &d.points }
 
 // frameBytes returns the length of a record with its length prefix.
 func frameBytes(record []byte) int { return uvarintBytes(uint64(len(record))) + len(record) }
@@ -71,8 +71,8 @@ func (s *source) record(what string) ([]byte, error) {
 
 // batch implements batcher.
 func (d *binaryDecoder) batch() ([]Extent, error) {
-	if d.part != nil && d.src.offset() == d.part.position {
-		return nil, d.part.check(&d.seq)
+	if d.part != nil && d.src.offset() == d.part.end {
+		return nil, d.part.arrive(&d.seq, d.src.offset())
 	}
 	record, err := d.src.record("a chunk or the trailer")
 	if err != nil {
@@ -115,15 +115,26 @@ func (d *binaryDecoder) readChunk(body []byte, frame int) ([]Extent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("chunk at byte %d: %w", d.src.offset(), asCorrupt(err))
 	}
-	d.points.next(point{position: d.src.offset(), offset: d.ready[0].Offset, changed: changed})
+	if err := d.pass(point{position: d.src.offset(), offset: d.ready[0].Offset, changed: changed}); err != nil {
+		return nil, err
+	}
 	d.short = n < d.layout.chunkEntries
 	d.src.consume(frame)
 	return d.ready[:n], nil
 }
 
+func (d *binaryDecoder) pass(p point) error {
+	if d.part != nil {
+		return d.part.pass(p)
+	}
+	d.points.next(p)
+	return nil
+}
+
 // readTrailer verifies the trailer's record and the footer. All of both is known beforehand.
 func (d *binaryDecoder) readTrailer() error {
-	want := appendEnd(nil, d.src.offset(), &d.seq, &d.points, d.src.digest())
+	d.end = d.src.offset()
+	want := appendEnd(nil, d.end, &d.seq, &d.points, d.src.digest())
 	if err := d.src.expect(want, "the trailer"); err != nil {
 		return err
 	}

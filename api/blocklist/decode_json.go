@@ -13,6 +13,7 @@ type jsonDecoder struct {
 	src    source
 	head   Header
 	seq    sequence
+	layout layout
 	points index
 	ready  []Extent
 	// atStart: nothing was read after the bracket; ended: the last extent was.
@@ -21,12 +22,13 @@ type jsonDecoder struct {
 	tail   []byte
 	length int64
 	total  Trailer
-	// part is where reading from a point on must arrive; nil if the whole list is read and verified.
-	part *arrival
+	end    int64 // byte of the list behind the last extent's line, known at the end
+	// part is nil if the whole list is read and verified.
+	part *part
 }
 
 func newJSONDecoder(src source, l layout) (*jsonDecoder, error) {
-	d := &jsonDecoder{src: src, points: newIndex(l), atStart: true}
+	d := &jsonDecoder{src: src, layout: l, points: newIndex(l), atStart: true}
 	if err := d.readHeader(); err != nil {
 		return nil, err
 	}
@@ -36,7 +38,6 @@ func newJSONDecoder(src source, l layout) (*jsonDecoder, error) {
 
 func (d *jsonDecoder) header() Header   { return d.head }
 func (d *jsonDecoder) trailer() Trailer { return d.total }
-func (d *jsonDecoder) index() *index    { return &d.points }
 
 // readHeader reads leniently, then demands that encoding the result gives the bytes that were read.
 func (d *jsonDecoder) readHeader() error {
@@ -116,19 +117,26 @@ func (s *source) line(limit int) ([]byte, error) {
 func (d *jsonDecoder) batch() ([]Extent, error) {
 	start, changed := d.src.offset(), d.seq.changed
 	d.ready = d.ready[:0]
-	for len(d.ready) < d.points.layout.chunkEntries && !d.ended {
+	for len(d.ready) < d.layout.chunkEntries && !d.ended {
 		if err := d.readLines(); err != nil {
 			return nil, err
 		}
 	}
 	if len(d.ready) > 0 {
-		d.points.next(point{position: start, offset: d.ready[0].Offset, changed: changed})
-		return d.ready, nil
+		return d.ready, d.pass(point{position: start, offset: d.ready[0].Offset, changed: changed})
 	}
 	if err := d.readTrailer(); err != nil {
 		return nil, err
 	}
 	return nil, io.EOF
+}
+
+func (d *jsonDecoder) pass(p point) error {
+	if d.part != nil {
+		return d.part.pass(p)
+	}
+	d.points.next(p)
+	return nil
 }
 
 // readLines decodes what the buffer holds, at least one line.
@@ -140,7 +148,7 @@ func (d *jsonDecoder) readLines() error {
 		return nil
 	}
 	used := 0
-	for len(d.ready) < d.points.layout.chunkEntries && !d.ended {
+	for len(d.ready) < d.layout.chunkEntries && !d.ended {
 		if len(rest)-used < maxJSONLine && used > 0 {
 			break
 		}
@@ -173,8 +181,9 @@ func (d *jsonDecoder) readLines() error {
 
 // readTrailer verifies what follows the extents. All of it is known beforehand.
 func (d *jsonDecoder) readTrailer() error {
+	d.end = d.src.offset()
 	if d.part != nil {
-		return d.part.check(&d.seq)
+		return d.part.arrive(&d.seq, d.end)
 	}
 	if err := d.src.expect([]byte(jsonListEnd), "the end of block_metadata"); err != nil {
 		return err

@@ -23,7 +23,6 @@ type listReader interface {
 	header() Header
 	// trailer is zero until batch returned io.EOF.
 	trailer() Trailer
-	index() *index
 }
 
 // NewReader reads the header of the list on r, whose format it finds by its first bytes. It fails with ErrNotAList,

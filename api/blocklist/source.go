@@ -158,3 +158,8 @@ func (s *source) expectEnd() error {
 	}
 	return nil
 }
+
+// trailer describes the list of which s saw every extent and src every byte.
+func (s *sequence) trailer(src *source) Trailer {
+	return Trailer{EntryCount: s.count, ChangedBytes: s.changed, ListBytes: src.offset(), ListSHA256: src.digest()}
+}
