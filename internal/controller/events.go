@@ -1,0 +1,160 @@
+package controller
+
+import (
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// The actions of events.
+const (
+	actionResolve  = "Resolve"
+	actionPopulate = "Populate"
+)
+
+// occurrence is an event to be.
+type occurrence struct {
+	about           runtime.Object
+	kind, action    string
+	reason, message string
+}
+
+// transitions returns the events on the ChangedBlockRange: one for each condition whose status or reason changed.
+func transitions(cbr *v1alpha1.ChangedBlockRange, before, after *v1alpha1.ChangedBlockRangeStatus) []occurrence {
+	var all []occurrence
+	resolved := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionSnapshotsResolved)
+	if changed(before, resolved) {
+		all = append(all, occurrence{about: cbr, kind: resolvedKind(resolved.Reason), action: actionResolve, reason: resolved.Reason, message: resolved.Message})
+	}
+	ready := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
+	if !changed(before, ready) || ready.Reason == resolved.Reason || ready.Reason == v1alpha1.ReasonWaitingForClaim {
+		return all
+	}
+	kind := corev1.EventTypeWarning
+	if ready.Reason == v1alpha1.ReasonPopulating || (ready.Status == metav1.ConditionTrue && !unexpectedMode(after)) {
+		kind = corev1.EventTypeNormal
+	}
+	return append(all, occurrence{about: cbr, kind: kind, action: actionPopulate, reason: ready.Reason, message: ready.Message})
+}
+
+func changed(before *v1alpha1.ChangedBlockRangeStatus, after *metav1.Condition) bool {
+	prior := meta.FindStatusCondition(before.Conditions, after.Type)
+	return prior == nil || prior.Status != after.Status || prior.Reason != after.Reason
+}
+
+func unexpectedMode(status *v1alpha1.ChangedBlockRangeStatus) bool {
+	return status.Mode == v1alpha1.ModeAllocated && status.FromSnapshotHandle != ""
+}
+
+// resolvedKind: to wait for a snapshot that is being taken is nothing to warn of.
+func resolvedKind(reason string) string {
+	if reason == v1alpha1.ReasonResolved || reason == v1alpha1.ReasonSnapshotNotReady {
+		return corev1.EventTypeNormal
+	}
+	return corev1.EventTypeWarning
+}
+
+// claimEvents returns the events on claims, which is where the people look who wait for a volume: how each new attempt
+// ended, why a pod does not get anywhere, and why a claim has to wait.
+func claimEvents(seen *observation, found resolution, tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) []occurrence {
+	byUID := make(map[types.UID]*corev1.PersistentVolumeClaim, len(seen.claims))
+	for i := range seen.claims {
+		byUID[seen.claims[i].UID] = &seen.claims[i]
+	}
+	var all []occurrence
+	for i := range tries {
+		a := &tries[i]
+		claim := byUID[types.UID(a.pod.Labels[v1alpha1.LabelClaimUID])]
+		switch {
+		case claim == nil || a.recorded:
+		case a.finished:
+			v := attemptVerdict(a, status)
+			kind := corev1.EventTypeWarning
+			if a.succeeded() && !fellBack(a.result, status) {
+				kind = corev1.EventTypeNormal
+			}
+			all = append(all, occurrence{about: claim, kind: kind, action: actionPopulate, reason: v.reason, message: v.message})
+		case a.trouble != nil:
+			all = append(all, occurrence{about: claim, kind: corev1.EventTypeWarning, action: actionPopulate, reason: a.trouble.reason, message: a.trouble.message})
+		}
+	}
+	if found.ok() || firstActive(tries) != nil {
+		return all
+	}
+	for i := range seen.claims {
+		if claim := &seen.claims[i]; waiting(claim) {
+			all = append(all, occurrence{about: claim, kind: resolvedKind(found.reason), action: actionResolve, reason: found.reason, message: found.message})
+		}
+	}
+	return all
+}
+
+// announcer sends events and remembers the last reason that each claim was told, so that a claim that is tried again and
+// again for one reason hears of it once. A restart of the controller may repeat an event; nothing else depends on it.
+type announcer struct {
+	recorder eventRecorder
+
+	mu sync.Mutex
+	// told has the last reason by ChangedBlockRange and UID of the claim.
+	told map[types.NamespacedName]map[types.UID]string
+}
+
+type eventRecorder interface {
+	Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any)
+}
+
+func (a *announcer) aboutRange(all []occurrence) {
+	for _, o := range all {
+		a.send(o, nil)
+	}
+}
+
+// aboutClaims sends what claims have not been told yet, and forgets the claims that are gone.
+func (a *announcer) aboutClaims(seen *observation, all []occurrence) {
+	key := types.NamespacedName{Namespace: seen.cbr.Namespace, Name: seen.cbr.Name}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.told[key]
+	now := make(map[types.UID]string, len(seen.claims))
+	for i := range seen.claims {
+		if reason, found := before[seen.claims[i].UID]; found {
+			now[seen.claims[i].UID] = reason
+		}
+	}
+	for _, o := range all {
+		claim := o.about.(*corev1.PersistentVolumeClaim)
+		if now[claim.UID] != o.reason {
+			a.send(o, seen.cbr)
+			now[claim.UID] = o.reason
+		}
+	}
+	if len(now) == 0 {
+		delete(a.told, key)
+		return
+	}
+	a.told[key] = now
+}
+
+func (a *announcer) forget(key types.NamespacedName) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.told, key)
+}
+
+// maxNote is the API's bound on the note of an event, in bytes.
+const maxNote = 1024
+
+func (a *announcer) send(o occurrence, related runtime.Object) {
+	note := o.message
+	if len(note) > maxNote {
+		note = strings.ToValidUTF8(note[:maxNote-len("…")], "") + "…"
+	}
+	a.recorder.Eventf(o.about, related, o.kind, o.reason, o.action, "%s", note)
+}

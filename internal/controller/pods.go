@@ -1,0 +1,180 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// attempt is what a populator pod says about one attempt to populate a claim.
+type attempt struct {
+	pod *corev1.Pod
+	// finished is true once the pod's phase is Succeeded or Failed.
+	finished bool
+	// recorded is true for a finished pod whose result is in the status already.
+	recorded bool
+	// at is when a finished pod ended.
+	at time.Time
+	// result holds reason, message and figures of a finished pod. A pod that left none gets a reason of its own and no
+	// figures.
+	result outcome.Result
+	// trouble says why an unfinished pod does not get anywhere; nil if it does.
+	trouble *problem
+}
+
+// succeeded reports whether the attempt left a complete list.
+func (a *attempt) succeeded() bool { return a.finished && a.result.Reason == outcome.Populated }
+
+// terminal reports whether another attempt would end the same way.
+func (a *attempt) terminal() bool { return a.finished && a.result.Reason.Class() == outcome.Terminal }
+
+// attempts reads the pods, those that ended first coming first and those that have not ended last.
+func attempts(pods []corev1.Pod) []attempt {
+	all := make([]attempt, 0, len(pods))
+	for i := range pods {
+		all = append(all, readAttempt(&pods[i]))
+	}
+	slices.SortFunc(all, func(a, b attempt) int {
+		if a.finished != b.finished {
+			if a.finished {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.pod.Name, b.pod.Name))
+	})
+	return all
+}
+
+func readAttempt(pod *corev1.Pod) attempt {
+	a := attempt{pod: pod}
+	if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+		a.trouble = troubleOf(pod)
+		return a
+	}
+	a.finished = true
+	a.recorded = pod.Annotations[v1alpha1.AnnotationResultRecorded] != ""
+	a.at = pod.CreationTimestamp.Time
+	terminated := terminatedState(pod)
+	if terminated != nil {
+		a.at = terminated.FinishedAt.Time
+	}
+	a.result = readResult(pod, terminated)
+	return a
+}
+
+// readResult takes the populator's own word where it left one that fits how the pod ended, else what the kubelet says.
+func readResult(pod *corev1.Pod, terminated *corev1.ContainerStateTerminated) outcome.Result {
+	if terminated == nil {
+		return withoutResult(pod, nil)
+	}
+	result, err := outcome.Parse(terminated.Message)
+	if err != nil {
+		return withoutResult(pod, terminated)
+	}
+	if !slices.Contains(outcome.Reasons(), result.Reason) {
+		// A populator of another version. Its word cannot be used as a reason unseen: the API server would refuse a status
+		// with a malformed one.
+		return outcome.Result{Reason: v1alpha1.ReasonDied, Message: fmt.Sprintf("the populator ended with a result that this controller does not know: %q, %s", result.Reason, result.Message)}
+	}
+	if result.Reason == outcome.Populated && pod.Status.Phase != corev1.PodSucceeded {
+		// The pod was killed after it had written the list; the machinery populates the claim once more.
+		return withoutResult(pod, terminated)
+	}
+	if result.Mode != string(v1alpha1.ModeAllocated) {
+		result.Mode = string(v1alpha1.ModeDelta)
+	}
+	if result.Message == "" && result.Reason != outcome.Populated {
+		result.Message = fmt.Sprintf("the populator ended with the reason %s and no further word", result.Reason)
+	}
+	return result
+}
+
+func terminatedState(pod *corev1.Pod) *corev1.ContainerStateTerminated {
+	for i := range pod.Status.ContainerStatuses {
+		if status := &pod.Status.ContainerStatuses[i]; status.Name == v1alpha1.ContainerPopulate {
+			return status.State.Terminated
+		}
+	}
+	return nil
+}
+
+// withoutResult derives a reason for a pod that failed without leaving a result. None of these is terminal.
+func withoutResult(pod *corev1.Pod, terminated *corev1.ContainerStateTerminated) outcome.Result {
+	because := strings.TrimSpace(pod.Status.Reason + " " + pod.Status.Message)
+	switch {
+	case terminated != nil && terminated.Reason == "OOMKilled":
+		return failure(v1alpha1.ReasonOutOfMemory, "the populator exceeded its memory limit: raise the limit in the controller's configuration")
+	case disrupted(pod):
+		return failure(v1alpha1.ReasonEvicted, "the populator pod was removed from its node %s: %s", pod.Spec.NodeName, because)
+	case terminated == nil:
+		return failure(v1alpha1.ReasonNotStarted, "the populator pod failed before its container ran: %s", because)
+	case terminated.Reason == "StartError" || terminated.Reason == "ContainerCannotRun":
+		return failure(v1alpha1.ReasonNotStarted, "the populator's container could not be started: %s", lastWords(terminated.Message))
+	}
+	return failure(v1alpha1.ReasonDied, "the populator ended with exit code %d and left no result: %s", terminated.ExitCode,
+		lastWords(cmp.Or(terminated.Message, because, terminated.Reason)))
+}
+
+func failure(reason outcome.Reason, format string, args ...any) outcome.Result {
+	return outcome.Result{Reason: reason, Message: strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")}
+}
+
+// disrupted reports whether the pod was ended from outside: eviction, preemption, node drain, shutdown or loss.
+func disrupted(pod *corev1.Pod) bool {
+	switch pod.Status.Reason {
+	case "Evicted", "NodeLost", "NodeShutdown", "Terminated", "Preempting", "Shutdown":
+		return true
+	}
+	return podCondition(pod, corev1.DisruptionTarget, corev1.ConditionTrue) != nil
+}
+
+// maxLastWords bounds, in bytes, what is quoted of a container's last log lines.
+const maxLastWords = 300
+
+func lastWords(message string) string {
+	message = strings.Join(strings.Fields(message), " ")
+	if len(message) <= maxLastWords {
+		return message
+	}
+	return "…" + strings.ToValidUTF8(message[len(message)-maxLastWords:], "")
+}
+
+// troubleOf says why a pod that has not ended does not run. The kubelet and the scheduler keep trying by themselves, and
+// the pod's next change wakes us.
+func troubleOf(pod *corev1.Pod) *problem {
+	if c := podCondition(pod, corev1.PodScheduled, corev1.ConditionFalse); c != nil && c.Reason == corev1.PodReasonUnschedulable {
+		return problemf(v1alpha1.ReasonUnschedulable, "no node takes the populator pod %s/%s: %s", pod.Namespace, pod.Name, c.Message)
+	}
+	for _, status := range pod.Status.ContainerStatuses {
+		waiting := status.State.Waiting
+		if waiting == nil {
+			continue
+		}
+		switch waiting.Reason {
+		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
+			return problemf(v1alpha1.ReasonImageUnavailable, "the image %s of the populator pod %s/%s cannot be pulled: %s",
+				status.Image, pod.Namespace, pod.Name, lastWords(cmp.Or(waiting.Message, waiting.Reason)))
+		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
+			return problemf(v1alpha1.ReasonNotStarted, "the container of the populator pod %s/%s cannot be started: %s",
+				pod.Namespace, pod.Name, lastWords(cmp.Or(waiting.Message, waiting.Reason)))
+		}
+	}
+	return nil
+}
+
+func podCondition(pod *corev1.Pod, kind corev1.PodConditionType, status corev1.ConditionStatus) *corev1.PodCondition {
+	for i := range pod.Status.Conditions {
+		if c := &pod.Status.Conditions[i]; c.Type == kind && c.Status == status {
+			return c
+		}
+	}
+	return nil
+}

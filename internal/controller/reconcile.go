@@ -1,0 +1,133 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+type reconciler struct {
+	client   client.Client
+	config   Config
+	announce announcer
+}
+
+func newReconciler(c client.Client, recorder eventRecorder, config Config) *reconciler {
+	return &reconciler{client: c, config: config, announce: announcer{recorder: recorder, told: map[types.NamespacedName]map[types.UID]string{}}}
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var cbr v1alpha1.ChangedBlockRange
+	if err := r.client.Get(ctx, req.NamespacedName, &cbr); apierrors.IsNotFound(err) {
+		r.announce.forget(req.NamespacedName)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("read ChangedBlockRange %s: %w", req, err)
+	}
+	err := r.sync(ctx, &cbr)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		// The cache was behind. The update or deletion that it lacks wakes us when it arrives.
+		log.FromContext(ctx).V(1).Info("waiting for the newer version", "cause", err.Error())
+		return ctrl.Result{}, nil
+	}
+	return ctrl.Result{}, err
+}
+
+// sync takes the steps in the order that the machinery relies on: the finalizer is on before the status says that claims
+// may be populated, a pod is released only after its result is in the status, and the finalizer goes last.
+func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) error {
+	seen, err := r.observe(ctx, cbr)
+	if err != nil {
+		return err
+	}
+	found, tries := resolve(seen), attempts(seen.pods)
+	hold := mustHold(seen, tries)
+	if hold {
+		if err := r.ensureHeld(ctx, cbr); err != nil {
+			return err
+		}
+	}
+	before := cbr.Status.DeepCopy()
+	after := computeStatus(seen, found, tries, r.config.Now())
+	if err := r.ensureStatus(ctx, cbr, after); err != nil {
+		return err
+	}
+	r.announce.aboutRange(transitions(cbr, before, &after))
+	r.announce.aboutClaims(seen, claimEvents(seen, found, tries, &after))
+	if err := r.ensureRecorded(ctx, tries); err != nil {
+		return err
+	}
+	if !hold {
+		return r.ensureReleased(ctx, cbr)
+	}
+	return nil
+}
+
+// ensureHeld adds the finalizer. An object that is being deleted takes no new one.
+func (r *reconciler) ensureHeld(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) error {
+	if !cbr.DeletionTimestamp.IsZero() || slices.Contains(cbr.Finalizers, v1alpha1.FinalizerPopulating) {
+		return nil
+	}
+	return r.patchFinalizer(ctx, cbr, controllerutil.AddFinalizer)
+}
+
+func (r *reconciler) ensureReleased(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) error {
+	if !slices.Contains(cbr.Finalizers, v1alpha1.FinalizerPopulating) {
+		return nil
+	}
+	return client.IgnoreNotFound(r.patchFinalizer(ctx, cbr, controllerutil.RemoveFinalizer))
+}
+
+// patchFinalizer insists on the version that it read, since a merge patch replaces the whole list of finalizers.
+func (r *reconciler) patchFinalizer(ctx context.Context, cbr *v1alpha1.ChangedBlockRange, change func(client.Object, string) bool) error {
+	base := cbr.DeepCopy()
+	change(cbr, v1alpha1.FinalizerPopulating)
+	if err := r.client.Patch(ctx, cbr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("change finalizer of ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
+	}
+	return nil
+}
+
+// ensureStatus writes the status once, and only if it changed. It insists on the version that it read: a status computed
+// from an old one would have forgotten results whose pods are gone.
+func (r *reconciler) ensureStatus(ctx context.Context, cbr *v1alpha1.ChangedBlockRange, status v1alpha1.ChangedBlockRangeStatus) error {
+	if equality.Semantic.DeepEqual(cbr.Status, status) {
+		return nil
+	}
+	base := cbr.DeepCopy()
+	cbr.Status = status
+	if err := r.client.Status().Patch(ctx, cbr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("write status of ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
+	}
+	return nil
+}
+
+// ensureRecorded tells the machinery that the results of finished pods are in the status.
+func (r *reconciler) ensureRecorded(ctx context.Context, tries []attempt) error {
+	for i := range tries {
+		a := &tries[i]
+		if !a.finished || a.recorded {
+			continue
+		}
+		pod := a.pod.DeepCopy()
+		if pod.Annotations == nil {
+			pod.Annotations = map[string]string{}
+		}
+		pod.Annotations[v1alpha1.AnnotationResultRecorded] = "true"
+		if err := r.client.Patch(ctx, pod, client.MergeFrom(a.pod)); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("annotate populator pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+// Package controller keeps the status of ChangedBlockRanges: it resolves the snapshots that one names to handles, driver
+// and metadata service, follows the populator pods that read from it, and writes down what they found. A finalizer keeps
+// a ChangedBlockRange alive while a claim is being populated from it.
+//
+// It shares nothing but API objects with the machinery that populates claims:
+//
+//   - For the machinery it writes the condition SnapshotsResolved with driver, handles and restore sizes. While a claim
+//     waits, the finalizer is on the object before that condition becomes True (see ChangedBlockRange.MayPopulate).
+//   - From the machinery it reads populator pods: their labels and annotations (api/v1alpha1/names.go), phase and
+//     termination message (internal/outcome). A finished pod whose result is in the status gets the annotation
+//     result-recorded; the machinery keeps the pod until then.
+//
+// The status is a pure function of what the cache holds (observe.go gathers it, resolve.go, pods.go and status.go compute,
+// none of them with a client), so it does not matter which event woke the reconciler, or how many were missed. Nothing is
+// polled: watches.go maps every object that a ChangedBlockRange depends on to the ones that it concerns.
+//
+// The manager's cache must hold pods of the populator namespace only; CacheOptions says so.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=changedblockranges,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=changedblockranges/status,verbs=patch
+// +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=snapshotmetadataservices,verbs=get;list;watch
+// +kubebuilder:rbac:groups=snapshot.storage.k8s.io,resources=volumesnapshots;volumesnapshotcontents,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=pods,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// The name of the controller in logs and metrics, and of the program in events.
+const (
+	controllerName = "changedblockrange"
+	recorderName   = "cbt-populator"
+)
+
+// Config is what the reconciler needs to know.
+type Config struct {
+	// PopulatorNamespace is the namespace of the populator pods.
+	PopulatorNamespace string
+	// MaxConcurrentReconciles is the number of ChangedBlockRanges that are looked at at once; 0 means 4.
+	MaxConcurrentReconciles int
+	// Now is the clock of the conditions; nil means time.Now.
+	Now func() time.Time
+}
+
+const defaultConcurrentReconciles = 4
+
+// AddToScheme registers every kind that the reconciler reads.
+func AddToScheme(scheme *runtime.Scheme) error {
+	return errors.Join(
+		corev1.AddToScheme(scheme),
+		v1alpha1.AddToScheme(scheme),
+		snapshotv1.AddToScheme(scheme),
+		metadatav1.AddToScheme(scheme),
+	)
+}
+
+// CacheOptions restricts the manager's cache to what the reconciler reads. The caller may add kinds to ByObject.
+func CacheOptions(populatorNamespace string) cache.Options {
+	populatorPods := labels.SelectorFromSet(labels.Set{v1alpha1.LabelComponent: v1alpha1.ComponentPopulator})
+	return cache.Options{
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Pod{}: {
+				Namespaces: map[string]cache.Config{populatorNamespace: {}},
+				Label:      populatorPods,
+			},
+		},
+	}
+}
+
+// Setup adds the reconciler to a manager whose scheme has AddToScheme and whose cache has CacheOptions. It fails with a
+// sentence that says what to install when the cluster lacks a kind.
+func Setup(mgr ctrl.Manager, config Config) error {
+	if config.PopulatorNamespace == "" {
+		return errors.New("set up ChangedBlockRange controller: the populator namespace is empty")
+	}
+	if err := checkKinds(mgr.GetRESTMapper()); err != nil {
+		return fmt.Errorf("set up ChangedBlockRange controller: %w", err)
+	}
+	if err := addIndexes(context.Background(), mgr.GetFieldIndexer()); err != nil {
+		return fmt.Errorf("set up ChangedBlockRange controller: %w", err)
+	}
+	if config.MaxConcurrentReconciles == 0 {
+		config.MaxConcurrentReconciles = defaultConcurrentReconciles
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	r := newReconciler(mgr.GetClient(), mgr.GetEventRecorder(recorderName), config)
+	w := watches{Reader: mgr.GetClient()}
+	err := ctrl.NewControllerManagedBy(mgr).
+		Named(controllerName).
+		// Every update, also of the status: a reconcile that lost a conflict relies on being woken by the newer version,
+		// and one that wrote status.driver on being woken when the index that maps metadata services has it.
+		For(&v1alpha1.ChangedBlockRange{}).
+		Watches(&snapshotv1.VolumeSnapshot{}, handler.EnqueueRequestsFromMapFunc(w.forSnapshot), builder.WithPredicates(onChange(snapshotFacts))).
+		Watches(&snapshotv1.VolumeSnapshotContent{}, handler.EnqueueRequestsFromMapFunc(w.forContent), builder.WithPredicates(onChange(contentFacts))).
+		Watches(&metadatav1.SnapshotMetadataService{}, handler.EnqueueRequestsFromMapFunc(w.forService), builder.WithPredicates(onChange(serviceFacts))).
+		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(w.forClaim), builder.WithPredicates(onChange(claimFacts))).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(w.forPod), builder.WithPredicates(onChange(podFacts))).
+		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: config.MaxConcurrentReconciles}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up ChangedBlockRange controller: %w", err)
+	}
+	return nil
+}
+
+// checkKinds looks for the kinds of other projects before a watch on them would fail with less to go by.
+func checkKinds(mapper meta.RESTMapper) error {
+	const thenRestart = "; then restart this controller"
+	needed := []struct {
+		gvk    schema.GroupVersionKind
+		remedy string
+	}{
+		{v1alpha1.GroupVersion.WithKind(v1alpha1.Kind), "install the definitions of cbt-populator (config/crd)"},
+		{snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshot"), "install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter)"},
+		{snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshotContent"), "install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter)"},
+		{metadatav1.SchemeGroupVersion.WithKind("SnapshotMetadataService"), "install the SnapshotMetadataService definition (kubernetes-csi/external-snapshot-metadata)"},
+	}
+	var missing []error
+	for _, kind := range needed {
+		if _, err := mapper.RESTMapping(kind.gvk.GroupKind(), kind.gvk.Version); meta.IsNoMatchError(err) {
+			missing = append(missing, fmt.Errorf("the cluster does not serve the kind %s of %s: %s%s",
+				kind.gvk.Kind, metav1.GroupVersion{Group: kind.gvk.Group, Version: kind.gvk.Version}, kind.remedy, thenRestart))
+		} else if err != nil {
+			missing = append(missing, fmt.Errorf("look up the kind %s: %w", kind.gvk.Kind, err))
+		}
+	}
+	return errors.Join(missing...)
+}

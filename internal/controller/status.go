@@ -1,0 +1,146 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// computeStatus returns the status that follows from what was seen and from the status before it, which is the memory of
+// results whose pods are gone.
+func computeStatus(seen *observation, found resolution, tries []attempt, now time.Time) v1alpha1.ChangedBlockRangeStatus {
+	next := seen.cbr.Status.DeepCopy()
+	next.ObservedGeneration = seen.cbr.Generation
+	moved := writeResolution(next, found)
+	setResolved(next, found, moved, now)
+	if moved {
+		clearFigures(next)
+		meta.RemoveStatusCondition(&next.Conditions, v1alpha1.ConditionReady)
+	}
+
+	last := lastAttempt(tries, next)
+	if listed := lastSuccess(tries, next); listed != nil && (!listed.recorded || next.EntryCount == nil) {
+		writeFigures(next, listed.result)
+	}
+	next.PopulatedClaims = countBound(seen.claims)
+
+	v := judge(seen, found, tries, rememberedVerdict(last, &seen.cbr.Status, next))
+	ready := metav1.ConditionFalse
+	if v.state == v1alpha1.StateReady {
+		ready = metav1.ConditionTrue
+	}
+	meta.SetStatusCondition(&next.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: ready, Reason: v.reason, Message: v.message,
+		ObservedGeneration: seen.cbr.Generation, LastTransitionTime: metav1.NewTime(now),
+	})
+	next.State = v.state
+	next.Message = fullMessage(seen, found, v)
+	return *next
+}
+
+// writeResolution keeps what was resolved before when something is missing now: a snapshot may go once its list is
+// written, and its handle is the base of the next increment. It reports whether the snapshots are others than before, as
+// when one was deleted and another created under its name; then earlier results are not about them.
+func writeResolution(status *v1alpha1.ChangedBlockRangeStatus, found resolution) (moved bool) {
+	if !found.ok() {
+		status.Driver = cmp.Or(found.driver, status.Driver)
+		return false
+	}
+	moved = status.ToSnapshotHandle != "" &&
+		(status.ToSnapshotHandle != found.toHandle || status.FromSnapshotHandle != found.fromHandle || status.Driver != found.driver)
+	status.Driver = found.driver
+	status.FromSnapshotHandle, status.ToSnapshotHandle = found.fromHandle, found.toHandle
+	status.FromRestoreSizeBytes, status.ToRestoreSizeBytes = found.fromRestoreSize, found.toRestoreSize
+	return moved
+}
+
+func setResolved(status *v1alpha1.ChangedBlockRangeStatus, found resolution, moved bool, now time.Time) {
+	condition := metav1.Condition{
+		Type: v1alpha1.ConditionSnapshotsResolved, Status: metav1.ConditionFalse, Reason: found.reason, Message: found.message,
+		ObservedGeneration: status.ObservedGeneration, LastTransitionTime: metav1.NewTime(now),
+	}
+	if found.ok() {
+		condition.Status = metav1.ConditionTrue
+	}
+	if moved {
+		// The transition through "missing" was too short to be seen; its time still has to advance.
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionSnapshotsResolved)
+	}
+	meta.SetStatusCondition(&status.Conditions, condition)
+}
+
+func clearFigures(status *v1alpha1.ChangedBlockRangeStatus) {
+	status.Mode, status.BlockMetadataType = "", ""
+	status.VolumeCapacityBytes, status.BlockSize = nil, nil
+	status.EntryCount, status.ChangedBytes, status.NumBytesWritten = nil, nil, nil
+	status.Changed, status.ListSize, status.ListDigest = "", "", ""
+}
+
+func writeFigures(status *v1alpha1.ChangedBlockRangeStatus, result outcome.Result) {
+	status.Mode, status.BlockMetadataType = v1alpha1.ListMode(result.Mode), result.BlockMetadataType
+	status.VolumeCapacityBytes, status.BlockSize = &result.VolumeCapacityBytes, &result.BlockSize
+	status.EntryCount, status.ChangedBytes, status.NumBytesWritten = &result.EntryCount, &result.ChangedBytes, &result.NumBytesWritten
+	status.Changed, status.ListSize, status.ListDigest = humanBytes(result.ChangedBytes), humanBytes(result.NumBytesWritten), result.ListDigest
+}
+
+// lastAttempt returns the attempt that ended last, nil if none did. An attempt that was recorded counts only if it was
+// made with the snapshots as they are resolved now: when they come back after they were missing, or others take their
+// names, an earlier failure says nothing any more.
+func lastAttempt(tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) *attempt {
+	return last(tries, status, func(*attempt) bool { return true })
+}
+
+func lastSuccess(tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) *attempt {
+	return last(tries, status, (*attempt).succeeded)
+}
+
+func last(tries []attempt, status *v1alpha1.ChangedBlockRangeStatus, is func(*attempt) bool) *attempt {
+	var since time.Time
+	if resolved := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSnapshotsResolved); resolved.Status == metav1.ConditionTrue {
+		since = resolved.LastTransitionTime.Time.Truncate(time.Second) // the precision of a creation timestamp
+	}
+	for i := len(tries) - 1; i >= 0; i-- {
+		a := &tries[i]
+		if a.finished && is(a) && (!a.recorded || !a.pod.CreationTimestamp.Time.Before(since)) {
+			return a
+		}
+	}
+	return nil
+}
+
+// fullMessage adds to the verdict what a person should know at the same time.
+func fullMessage(seen *observation, found resolution, v verdict) string {
+	message := v.message
+	if claim := firstClaim(seen.claims, waiting); claim != nil && !found.ok() && v.state == v1alpha1.StateReady {
+		message = fmt.Sprintf("%s; claim %q cannot be populated: %s", message, claim.Name, found.message)
+	}
+	if seen.cbr.DeletionTimestamp.IsZero() {
+		return message
+	}
+	if claim := firstClaim(seen.claims, started); claim != nil {
+		message = fmt.Sprintf("goes as soon as claim %q is populated; delete the claim to give it up; %s", claim.Name, message)
+	}
+	return message
+}
+
+// humanBytes prints a number of bytes with a binary unit and at most one decimal.
+func humanBytes(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n)/1024, 0
+	for value >= 1023.95 && unit < len(units)-1 {
+		value, unit = value/1024, unit+1
+	}
+	if rounded := fmt.Sprintf("%.1f", value); rounded[len(rounded)-2:] != ".0" {
+		return fmt.Sprintf("%s %ciB", rounded, units[unit])
+	}
+	return fmt.Sprintf("%.0f %ciB", value, units[unit])
+}
