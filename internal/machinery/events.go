@@ -1,0 +1,101 @@
+package machinery
+
+import (
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// actionPopulate is the action of every event of this package.
+const actionPopulate = "Populate"
+
+// events tells people, on the claim, what happens to it: each transition once. Failed populations are told by the
+// reconciler, which also writes them into the ChangedBlockRange's status. It is safe for concurrent use.
+type events struct {
+	recorder recorder.EventRecorder
+
+	mu sync.Mutex
+	// warned holds the last warning of each claim, so that it is not repeated with every retry.
+	warned map[types.UID]string
+}
+
+func newEvents(r recorder.EventRecorder) *events {
+	return &events{recorder: r, warned: map[types.UID]string{}}
+}
+
+func (e *events) populating(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, attempt int) {
+	e.forget(claim.UID)
+	e.recorder.Eventf(claim, nil, corev1.EventTypeNormal, v1alpha1.ReasonPopulating, actionPopulate,
+		"Populator pod %s/%s writes the list of ChangedBlockRange %s (attempt %d).",
+		pod.Namespace, pod.Name, claim.Spec.DataSourceRef.Name, attempt)
+}
+
+// populated tells that the claim has its volume. pod is the one that filled it.
+func (e *events) populated(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod) {
+	result, err := podResult(pod)
+	if err != nil {
+		return
+	}
+	e.recorder.Eventf(claim, nil, corev1.EventTypeNormal, v1alpha1.ReasonPopulated, actionPopulate,
+		"The volume holds the %s list of ChangedBlockRange %s: %d entries, %d changed bytes, a list of %d bytes.",
+		result.Mode, claim.Spec.DataSourceRef.Name, result.EntryCount, result.ChangedBytes, result.NumBytesWritten)
+}
+
+// warn tells about something that keeps the claim from being populated, once for as long as it stays the same.
+func (e *events) warn(claim *corev1.PersistentVolumeClaim, reason, format string, args ...any) {
+	note := fmt.Sprintf(format, args...)
+	e.mu.Lock()
+	repeated := e.warned[claim.UID] == reason+note
+	e.warned[claim.UID] = reason + note
+	e.mu.Unlock()
+	if !repeated {
+		e.recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, actionPopulate, "%s", note)
+	}
+}
+
+// forget lets the next warning about the claim through.
+func (e *events) forget(claim types.UID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.warned, claim)
+}
+
+// libraryRecorder is the recorder that the library gets. The library tells about every retry, about waiting, and, each time
+// it looks at a claim that was filled long ago, that it has finished. Only one thing it tells is news: that no prime claim can
+// be made.
+type libraryRecorder struct{ events *events }
+
+var _ record.EventRecorder = libraryRecorder{}
+
+// libraryReasonPrime is the library's reason for a prime claim that could not be created.
+const libraryReasonPrime = "PopulatorPVCPrimeCreationError"
+
+// Event implements record.EventRecorder.
+func (libraryRecorder) Event(runtime.Object, string, string, string) {}
+
+// Eventf implements record.EventRecorder.
+func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args ...any) {
+	claim, ok := object.(*corev1.PersistentVolumeClaim)
+	if !ok || reason != libraryReasonPrime || len(args) == 0 {
+		return
+	}
+	err, ok := args[0].(error)
+	if !ok || apierrors.IsAlreadyExists(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) {
+		return
+	}
+	r.events.warn(claim, "PrimeClaimRejected",
+		"The temporary claim that is to be filled could not be created, it is tried again: %v", err)
+}
+
+// AnnotatedEventf implements record.EventRecorder.
+func (r libraryRecorder) AnnotatedEventf(object runtime.Object, _ map[string]string, eventType, reason, format string, args ...any) {
+	r.Eventf(object, eventType, reason, format, args...)
+}

@@ -1,0 +1,98 @@
+package machinery
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// Field indexes of PersistentVolumeClaims in the manager's cache. The names are this package's own: an index can be
+// registered only once, and others may index the same fields.
+const (
+	// indexSource maps "namespace/name" of a ChangedBlockRange to the claims that are filled from it.
+	indexSource = "machinery.source"
+	// indexUID maps a UID to the claim, for claims that are filled from a ChangedBlockRange.
+	indexUID = "machinery.uid"
+)
+
+// registerIndexes registers this package's field indexes. Call it before the cache starts.
+func registerIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	for name, extract := range map[string]client.IndexerFunc{
+		indexSource: func(o client.Object) []string {
+			if source, ok := sourceOf(o.(*corev1.PersistentVolumeClaim)); ok {
+				return []string{source.String()}
+			}
+			return nil
+		},
+		indexUID: func(o client.Object) []string {
+			if _, ok := sourceOf(o.(*corev1.PersistentVolumeClaim)); ok {
+				return []string{string(o.GetUID())}
+			}
+			return nil
+		},
+	} {
+		if err := indexer.IndexField(ctx, &corev1.PersistentVolumeClaim{}, name, extract); err != nil {
+			return fmt.Errorf("index claims by %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// gate decides which claims the library may work on. It reads caches only.
+type gate struct {
+	cache     client.Reader
+	namespace string
+}
+
+// admit reports whether the library may work on the claim with this key now. What it refuses, a watch brings back:
+// of claims (the library's own), of ChangedBlockRanges (wake.go), or the releaser takes care of it.
+func (g *gate) admit(key string) bool {
+	name, ok := parseClaimKey(key)
+	if !ok || name.Namespace == g.namespace {
+		return false
+	}
+	ctx := context.Background()
+	var claim corev1.PersistentVolumeClaim
+	if err := g.cache.Get(ctx, name, &claim); err != nil {
+		return false
+	}
+	source, ok := sourceOf(&claim)
+	if !ok || claim.DeletionTimestamp != nil {
+		// A claim that is being deleted is the releaser's.
+		return false
+	}
+	if hasFinalizer(&claim) {
+		return true
+	}
+	if claim.Spec.VolumeName != "" {
+		// Bound and released: it was filled, or was never ours to fill. The library would report it as finished again.
+		return false
+	}
+	return g.open(ctx, source)
+}
+
+// open reports whether a new population from source may begin.
+func (g *gate) open(ctx context.Context, source types.NamespacedName) bool {
+	var cbr v1alpha1.ChangedBlockRange
+	if err := g.cache.Get(ctx, source, &cbr); err != nil {
+		return false
+	}
+	return cbr.DeletionTimestamp == nil && cbr.MayPopulate()
+}
+
+// claimByUID returns the claim with this UID from the cache, or nil.
+func claimByUID(ctx context.Context, cache client.Reader, uid types.UID) (*corev1.PersistentVolumeClaim, error) {
+	var claims corev1.PersistentVolumeClaimList
+	if err := cache.List(ctx, &claims, client.MatchingFields{indexUID: string(uid)}); err != nil {
+		return nil, fmt.Errorf("look up claim with UID %s: %w", uid, err)
+	}
+	if len(claims.Items) == 0 {
+		return nil, nil
+	}
+	return &claims.Items[0], nil
+}

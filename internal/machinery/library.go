@@ -1,0 +1,182 @@
+package machinery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	populator "github.com/kubernetes-csi/lib-volume-populator/v3/populator-machinery"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// stopTimeout bounds the wait for syncs that run when the controller stops. A sync makes a handful of API calls.
+const stopTimeout = 20 * time.Second
+
+// library runs the instances of lib-volume-populator, one for each queue. It is a leader-elected Runnable of the manager.
+//
+// The library was written to be the only thing in its process, so running it takes some care:
+//
+//   - It ends the process with klog.Fatalf when it cannot start. klog.OsExit is replaced so that this becomes an error.
+//   - It installs a signal handler of its own and, on SIGTERM or SIGINT, closes the stop channel that it was given; if
+//     that is closed already it panics. So the channel is closed here only once no signal can reach the library any more.
+//   - When the stop channel closes it does not wait for the sync that runs. The queue does.
+//   - It lists and watches the whole cluster once per instance. It is given the manager's informers instead.
+type library struct {
+	queues    []*claimQueue
+	cache     cache.Informers
+	settings  librarySettings
+	watchKeys func(context.Context) (stop func(), err error)
+}
+
+// librarySettings is what every instance is given.
+type librarySettings struct {
+	namespace, kubeconfig string
+	functions             populator.ProviderFunctionConfig
+	mutators              populator.MutatorConfig
+	recorder              record.EventRecorder
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (*library) NeedLeaderElection() bool { return true }
+
+// Start implements manager.Runnable. It returns when ctx has ended and no sync runs any more, or with an error when an
+// instance gave up.
+func (l *library) Start(ctx context.Context) error {
+	logger := log.FromContext(ctx).WithName("library")
+	catchFatal()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+
+	shared, err := newSharedInformers(ctx, l.cache)
+	if err != nil {
+		return err
+	}
+	// The watches come first: whatever they add waits in the queues.
+	stopWatching, err := l.watchKeys(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopWatching()
+
+	ended := make(chan error, len(l.queues))
+	var running []*instance
+	for _, queue := range l.queues {
+		i := &instance{
+			queue:     queue,
+			stop:      make(chan struct{}),
+			done:      make(chan struct{}),
+			injection: injection{informers: shared, registered: make(chan struct{})},
+		}
+		running = append(running, i)
+		go i.run(l.settings, ended)
+		// One after the other: instances share state of the process while they start.
+		select {
+		case <-i.injection.registered:
+		case <-i.done:
+		}
+	}
+	logger.Info("library is running", "shards", len(running))
+
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-ended:
+		if err == nil && len(signals) == 0 {
+			err = errors.New("lib-volume-populator ended by itself")
+		}
+	}
+	return errors.Join(err, stopAll(logger, running, signals))
+}
+
+// stopAll ends all instances: first no new syncs, then the end of those that run, then the instances.
+func stopAll(logger logr.Logger, running []*instance, signals chan os.Signal) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var errs []error
+	for _, i := range running {
+		if err := i.queue.stop(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("shard %d: wait for the sync that runs: %w", i.queue.shard, err))
+		}
+	}
+	// From here on no signal is delivered to anyone in this process. A signal that was delivered before is also in
+	// `signals`, and the library closes its channels by itself.
+	signal.Reset(os.Interrupt, syscall.SIGTERM)
+	if len(signals) == 0 {
+		for _, i := range running {
+			close(i.stop)
+		}
+	}
+	for _, i := range running {
+		select {
+		case <-i.done:
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("shard %d: %w", i.queue.shard, ctx.Err()))
+		}
+	}
+	logger.Info("library has stopped")
+	return errors.Join(errs...)
+}
+
+// instance is one run of the library.
+type instance struct {
+	queue     *claimQueue
+	stop      chan struct{}
+	done      chan struct{}
+	injection injection
+}
+
+// run blocks until the library returns. A fatal error of the library is sent as an error.
+func (i *instance) run(settings librarySettings, ended chan<- error) {
+	var err error
+	defer close(i.done)
+	defer func() { ended <- err }()
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case fatalExit:
+			err = fmt.Errorf("lib-volume-populator gave up with exit code %d; its reason is in the log", p.code)
+		default:
+			panic(p)
+		}
+	}()
+	populator.RunControllerWithConfig(populator.VolumePopulatorConfig{
+		Kubeconfig:             settings.kubeconfig,
+		Namespace:              settings.namespace,
+		Prefix:                 libraryPrefix,
+		Gk:                     schema.GroupKind{Group: v1alpha1.GroupName, Kind: v1alpha1.Kind},
+		Gvr:                    v1alpha1.GroupVersion.WithResource(v1alpha1.Resource),
+		ProviderFunctionConfig: &settings.functions,
+		MutatorConfig:          &settings.mutators,
+		SharedInformerOptions:  []informers.SharedInformerOption{i.injection.option()},
+		StopCh:                 i.stop,
+		Workqueue:              i.queue,
+		Recorder:               settings.recorder,
+	})
+}
+
+// fatalExit is the panic that stands for klog's exit of the process.
+type fatalExit struct{ code int }
+
+var catchFatalOnce sync.Once
+
+// catchFatal turns the process exit of klog.Fatal into a panic, which run recovers. In any other goroutine it still ends
+// the process.
+func catchFatal() {
+	catchFatalOnce.Do(func() {
+		klog.OsExit = func(code int) { panic(fatalExit{code}) }
+	})
+}

@@ -1,0 +1,121 @@
+package machinery
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// Names of temporary objects. Both derive from the claim's UID, so that the API server itself keeps a claim from having
+// two of them; the prime claim's is the library's.
+const (
+	primePrefix = "prime-"
+	podPrefix   = "populate-"
+)
+
+// Annotations of a populator pod that only this package reads.
+const (
+	// annotationAttempt counts the pods of a claim since its inputs last changed, from 1; it outlives a restart of the
+	// controller.
+	annotationAttempt = v1alpha1.GroupName + "/attempt"
+	// annotationPrimeUID is the UID of the prime claim that the pod writes to: its result says nothing about another one.
+	annotationPrimeUID = v1alpha1.GroupName + "/prime-uid"
+	// annotationSource is a digest of what the list is made from; a pod with another one makes the wrong list.
+	annotationSource = v1alpha1.GroupName + "/source"
+	// annotationSetting is a digest of how the list is made: where the service is, which image. When it changes, a
+	// failure that was final is worth another attempt.
+	annotationSetting = v1alpha1.GroupName + "/setting"
+	// annotationDriver is the CSI driver, for the bound on pods per driver; driver names may exceed a label's value.
+	annotationDriver = v1alpha1.GroupName + "/driver"
+)
+
+func podName(claim types.UID) string   { return podPrefix + string(claim) }
+func primeName(claim types.UID) string { return primePrefix + string(claim) }
+
+// claimUIDFromName returns the UID in the name of a prime claim or populator pod, or "".
+func claimUIDFromName(name string) types.UID {
+	for _, prefix := range []string{primePrefix, podPrefix} {
+		if uid, ok := strings.CutPrefix(name, prefix); ok {
+			return types.UID(uid)
+		}
+	}
+	return ""
+}
+
+// claimKey is the library's key of a claim.
+func claimKey(claim types.NamespacedName) string {
+	return "pvc/" + claim.Namespace + "/" + claim.Name
+}
+
+// parseClaimKey is the inverse of claimKey.
+func parseClaimKey(key string) (types.NamespacedName, bool) {
+	parts := strings.Split(key, "/")
+	if len(parts) != 3 || parts[0] != "pvc" || parts[1] == "" || parts[2] == "" {
+		return types.NamespacedName{}, false
+	}
+	return types.NamespacedName{Namespace: parts[1], Name: parts[2]}, true
+}
+
+func nameOf(claim *corev1.PersistentVolumeClaim) types.NamespacedName {
+	return types.NamespacedName{Namespace: claim.Namespace, Name: claim.Name}
+}
+
+// claimOf returns the claim that a prime claim or populator pod belongs to, by its annotations.
+func claimOf(annotations map[string]string) (types.NamespacedName, bool) {
+	name := types.NamespacedName{
+		Namespace: annotations[v1alpha1.AnnotationClaimNamespace],
+		Name:      annotations[v1alpha1.AnnotationClaimName],
+	}
+	return name, name.Namespace != "" && name.Name != ""
+}
+
+// sourceOf returns the ChangedBlockRange that claim is to be filled from; ok is false when it is not ours to fill. A
+// reference into another namespace is not followed.
+func sourceOf(claim *corev1.PersistentVolumeClaim) (source types.NamespacedName, ok bool) {
+	ref := claim.Spec.DataSourceRef
+	if ref == nil || ref.APIGroup == nil || *ref.APIGroup != v1alpha1.GroupName || ref.Kind != v1alpha1.Kind || ref.Name == "" {
+		return types.NamespacedName{}, false
+	}
+	if ref.Namespace != nil && *ref.Namespace != claim.Namespace {
+		return types.NamespacedName{}, false
+	}
+	return types.NamespacedName{Namespace: claim.Namespace, Name: ref.Name}, true
+}
+
+// hasFinalizer reports whether the library works on claim, or left temporary objects of it.
+func hasFinalizer(claim *corev1.PersistentVolumeClaim) bool {
+	for _, f := range claim.Finalizers {
+		if f == v1alpha1.FinalizerClaim {
+			return true
+		}
+	}
+	return false
+}
+
+// ownLabels are the labels of every temporary object.
+func ownLabels(claim types.UID) map[string]string {
+	return map[string]string{
+		v1alpha1.LabelName:          v1alpha1.NameValue,
+		v1alpha1.LabelComponent:     v1alpha1.ComponentPopulator,
+		v1alpha1.LabelVeleroExclude: "true",
+		v1alpha1.LabelClaimUID:      string(claim),
+	}
+}
+
+// digest returns a short fingerprint of the JSON form of v, for comparing two states of the same kind.
+func digest(v any) string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		// Only structs of strings, numbers and byte slices are digested.
+		panic(fmt.Sprintf("digest %T: %v", v, err))
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
+}

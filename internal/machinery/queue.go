@@ -1,0 +1,158 @@
+package machinery
+
+import (
+	"context"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+)
+
+const (
+	// errorBackoffBase and errorBackoffMax bound the wait after a sync that failed: API conflicts and the like.
+	errorBackoffBase = 200 * time.Millisecond
+	errorBackoffMax  = 10 * time.Second
+)
+
+// claimQueue is the workqueue of one library instance. The library adds every claim of the cluster whenever it changes,
+// and adds a claim again with a growing delay, up to 16 minutes, while it is being populated. This queue keeps only
+// the claims of its shard that may be worked on now, and waits as long as the provider functions asked for.
+//
+// It is safe for concurrent use.
+type claimQueue struct {
+	workqueue.TypedRateLimitingInterface[any]
+
+	shard, shards int
+	// admit decides from caches alone; it is asked when a key comes in and again when it goes out, because the library
+	// creates a prime claim for whatever it is handed.
+	admit func(key string) bool
+
+	mu sync.Mutex
+	// waits holds, for keys whose sync ends in waiting rather than failing, the longest wait until the next one.
+	waits   map[string]time.Duration
+	busy    int
+	stopped bool
+	idle    *sync.Cond
+}
+
+var _ workqueue.TypedRateLimitingInterface[any] = (*claimQueue)(nil)
+
+func newClaimQueue(shard, shards int, clk clock.WithTicker, admit func(string) bool) *claimQueue {
+	q := &claimQueue{
+		TypedRateLimitingInterface: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[any](errorBackoffBase, errorBackoffMax),
+			workqueue.TypedRateLimitingQueueConfig[any]{Clock: clk},
+		),
+		shard:  shard,
+		shards: shards,
+		admit:  admit,
+		waits:  map[string]time.Duration{},
+	}
+	q.idle = sync.NewCond(&q.mu)
+	return q
+}
+
+// shardOf spreads keys evenly and the same way in every process, so that a new leader needs no handover.
+func shardOf(key string, shards int) int {
+	h := fnv.New32a()
+	// A hash.Hash never returns an error.
+	_, _ = h.Write([]byte(key))
+	return int(h.Sum32() % uint32(shards))
+}
+
+// wanted reports whether item is a claim of this shard that may be worked on now.
+func (q *claimQueue) wanted(item any) bool {
+	key, ok := item.(string)
+	return ok && shardOf(key, q.shards) == q.shard && q.admit(key)
+}
+
+// Add implements workqueue.TypedInterface. A claim that may not be worked on is dropped: a watch adds it again when that
+// changes.
+func (q *claimQueue) Add(item any) {
+	if q.wanted(item) {
+		q.TypedRateLimitingInterface.Add(item)
+	}
+}
+
+// AddRateLimited implements workqueue.TypedRateLimitingInterface. The library calls it after a sync that failed and after
+// one that waits; only the latter was announced by waitFor.
+func (q *claimQueue) AddRateLimited(item any) {
+	key, _ := item.(string)
+	q.mu.Lock()
+	wait, waiting := q.waits[key]
+	delete(q.waits, key)
+	q.mu.Unlock()
+	if waiting {
+		q.TypedRateLimitingInterface.Forget(item)
+		q.TypedRateLimitingInterface.AddAfter(item, wait)
+		return
+	}
+	q.TypedRateLimitingInterface.AddRateLimited(item)
+}
+
+// waitFor announces that the sync of key that runs now ends in waiting, for at most d.
+func (q *claimQueue) waitFor(key string, d time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waits[key] = d
+}
+
+// Get implements workqueue.TypedInterface.
+func (q *claimQueue) Get() (any, bool) {
+	for {
+		item, shutdown := q.TypedRateLimitingInterface.Get()
+		if shutdown {
+			return nil, true
+		}
+		if !q.wanted(item) {
+			q.TypedRateLimitingInterface.Forget(item)
+			q.TypedRateLimitingInterface.Done(item)
+			continue
+		}
+		q.mu.Lock()
+		stopped := q.stopped
+		if !stopped {
+			q.busy++
+			// What an earlier sync announced says nothing about this one.
+			delete(q.waits, item.(string))
+		}
+		q.mu.Unlock()
+		if stopped {
+			q.TypedRateLimitingInterface.Done(item)
+			return nil, true
+		}
+		return item, false
+	}
+}
+
+// Done implements workqueue.TypedInterface.
+func (q *claimQueue) Done(item any) {
+	q.TypedRateLimitingInterface.Done(item)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.busy--
+	q.idle.Broadcast()
+}
+
+// stop hands out no more keys and waits until the sync that runs, if any, has ended or ctx has.
+func (q *claimQueue) stop(ctx context.Context) error {
+	q.mu.Lock()
+	q.stopped = true
+	q.mu.Unlock()
+	q.TypedRateLimitingInterface.ShutDown()
+
+	wake := context.AfterFunc(ctx, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.idle.Broadcast()
+	})
+	defer wake()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.busy > 0 && ctx.Err() == nil {
+		q.idle.Wait()
+	}
+	return ctx.Err()
+}

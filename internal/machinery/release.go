@@ -1,0 +1,208 @@
+package machinery
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// releaser removes the temporary objects of claims that are being deleted, and then the library's finalizer; and those of
+// claims that are gone or that need them no more. The library would do the former by itself, but returns before its own
+// cleanup when the ChangedBlockRange, the StorageClass or the selected node is missing, and then the claim hangs in
+// Terminating for good. The queue keeps claims that are being deleted from the library.
+//
+// A request's name is the UID of a claim: the claim itself may be gone.
+type releaser struct {
+	client    client.Client
+	live      client.Reader
+	namespace string
+	slots     *slots
+	starts    *starts
+	events    *events
+}
+
+func (r *releaser) setup(mgr ctrl.Manager) error {
+	toUID := func(extract func(client.Object) types.UID) handler.EventHandler {
+		return handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+			uid := extract(o)
+			if uid == "" {
+				return nil
+			}
+			return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: string(uid)}}}
+		})
+	}
+	err := ctrl.NewControllerManagedBy(mgr).Named("release").
+		Watches(&corev1.PersistentVolumeClaim{}, toUID(r.uidOfClaim)).
+		Watches(&corev1.Pod{}, toUID(r.uidOfTemporary)).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up the release controller: %w", err)
+	}
+	return nil
+}
+
+// uidOfClaim returns the UID of a claim of ours, be it the prime claim or the claim itself, for which there may be
+// something to do.
+func (r *releaser) uidOfClaim(o client.Object) types.UID {
+	claim, ok := o.(*corev1.PersistentVolumeClaim)
+	if !ok {
+		return ""
+	}
+	if claim.Namespace == r.namespace {
+		return r.uidOfTemporary(o)
+	}
+	if _, ours := sourceOf(claim); ours || hasFinalizer(claim) {
+		return claim.UID
+	}
+	return ""
+}
+
+// uidOfTemporary returns the UID of the claim that a temporary object belongs to, if its labels say that it is ours.
+func (r *releaser) uidOfTemporary(o client.Object) types.UID {
+	uid := claimUIDFromName(o.GetName())
+	if uid == "" || o.GetLabels()[v1alpha1.LabelClaimUID] != string(uid) {
+		return ""
+	}
+	return uid
+}
+
+// Reconcile implements reconcile.Reconciler for UIDs of claims.
+func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	uid := types.UID(req.Name)
+	pod, prime, err := r.temporaries(ctx, uid)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	claim, err := r.claim(ctx, uid, pod, prime)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if !released(claim, prime) {
+		return reconcile.Result{}, nil
+	}
+	gone, err := r.remove(ctx, uid, pod, prime)
+	if err != nil || !gone {
+		// The end of what is being deleted wakes us.
+		return reconcile.Result{}, err
+	}
+	if claim == nil || claim.DeletionTimestamp == nil {
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{}, r.removeFinalizer(ctx, claim)
+}
+
+// released reports whether the temporary objects of a claim are to go although the library does not say so. claim is nil
+// when it is gone.
+func released(claim, prime *corev1.PersistentVolumeClaim) bool {
+	switch {
+	case claim == nil || claim.DeletionTimestamp != nil:
+		return true
+	case claim.Spec.VolumeName == "":
+		return false
+	case !hasFinalizer(claim):
+		// Bound and let go by the library: what is left was left behind.
+		return true
+	default:
+		// Bound to a volume that is not ours, so the library waits in vain for the prime claim to lose its own.
+		return prime != nil && prime.Spec.VolumeName != "" && prime.Spec.VolumeName != claim.Spec.VolumeName
+	}
+}
+
+// temporaries returns the pod and the prime claim of a claim from the cache; nil for what does not exist.
+func (r *releaser) temporaries(ctx context.Context, uid types.UID) (*corev1.Pod, *corev1.PersistentVolumeClaim, error) {
+	var pod *corev1.Pod
+	var prime *corev1.PersistentVolumeClaim
+	var p corev1.Pod
+	switch err := r.client.Get(ctx, types.NamespacedName{Namespace: r.namespace, Name: podName(uid)}, &p); {
+	case err == nil:
+		pod = &p
+	case !apierrors.IsNotFound(err):
+		return nil, nil, fmt.Errorf("get populator pod %s: %w", podName(uid), err)
+	}
+	var c corev1.PersistentVolumeClaim
+	switch err := r.client.Get(ctx, types.NamespacedName{Namespace: r.namespace, Name: primeName(uid)}, &c); {
+	case err == nil:
+		prime = &c
+	case !apierrors.IsNotFound(err):
+		return nil, nil, fmt.Errorf("get prime claim %s: %w", primeName(uid), err)
+	}
+	return pod, prime, nil
+}
+
+// claim returns the claim with this UID, or nil if there is none any more. That it is gone is not believed of the cache
+// alone, because what follows cannot be undone.
+func (r *releaser) claim(ctx context.Context, uid types.UID, pod *corev1.Pod, prime *corev1.PersistentVolumeClaim) (*corev1.PersistentVolumeClaim, error) {
+	claim, err := claimByUID(ctx, r.client, uid)
+	if claim != nil || err != nil {
+		return claim, err
+	}
+	var marks []map[string]string
+	if pod != nil {
+		marks = append(marks, pod.Annotations)
+	}
+	if prime != nil {
+		marks = append(marks, prime.Annotations)
+	}
+	for _, annotations := range marks {
+		name, ok := claimOf(annotations)
+		if !ok {
+			continue
+		}
+		var live corev1.PersistentVolumeClaim
+		if err := r.live.Get(ctx, name, &live); client.IgnoreNotFound(err) != nil {
+			return nil, fmt.Errorf("get claim %s: %w", name, err)
+		}
+		if live.UID == uid {
+			return &live, nil
+		}
+	}
+	return nil, nil
+}
+
+// remove deletes the pod and then, when that is gone, the prime claim. It reports whether both are gone.
+func (r *releaser) remove(ctx context.Context, uid types.UID, pod *corev1.Pod, prime *corev1.PersistentVolumeClaim) (bool, error) {
+	var next client.Object
+	switch {
+	case pod != nil:
+		next = pod
+	case prime != nil:
+		next = prime
+	default:
+		r.slots.release(podName(uid))
+		r.starts.forget(uid)
+		r.events.forget(uid)
+		return true, nil
+	}
+	if next.GetDeletionTimestamp() != nil {
+		return false, nil
+	}
+	log.FromContext(ctx).Info("removing a temporary object of a claim that is released", "object", next.GetName())
+	return false, deleteExactly(ctx, r.client, next)
+}
+
+// removeFinalizer lets the claim go. A claim that changed in between is looked at again.
+func (r *releaser) removeFinalizer(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
+	if !hasFinalizer(claim) {
+		return nil
+	}
+	before := claim.DeepCopy()
+	claim.Finalizers = slices.DeleteFunc(slices.Clone(claim.Finalizers), func(f string) bool {
+		return f == v1alpha1.FinalizerClaim
+	})
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := r.client.Patch(ctx, claim, patch); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("remove the finalizer of claim %s: %w", nameOf(claim), err)
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package machinery
+
+import (
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// slots bounds the populator pods that are not finished, in all and per driver. A claim that finds no slot waits; when one
+// becomes free it is given to the claim whose namespace holds the fewest, the one that asked first among equals, and that
+// claim is woken. Whoever holds a slot and creates no pod gives it back. It is safe for concurrent use.
+type slots struct {
+	total, perDriver int
+	// wake adds a claim's key to its queue.
+	wake func(types.NamespacedName)
+
+	mu sync.Mutex
+	// held maps the name of a pod that is not finished, or is about to be created, to what it counts against.
+	held    map[string]slot
+	waiting []slot
+}
+
+// slot is a pod, the claim that it fills, and the driver that it asks.
+type slot struct {
+	pod    string
+	claim  types.NamespacedName
+	driver string
+}
+
+func newSlots(total, perDriver int, wake func(types.NamespacedName)) *slots {
+	return &slots{total: total, perDriver: perDriver, wake: wake, held: map[string]slot{}}
+}
+
+// acquire takes a slot and reports whether there was one; if not, the claim waits for one and is woken. Asking again for
+// the same pod is free.
+func (s *slots) acquire(want slot) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.held[want.pod]; ok {
+		return true
+	}
+	if len(s.waiting) == 0 && s.fits(want) {
+		s.held[want.pod] = want
+		return true
+	}
+	if !slices.ContainsFunc(s.waiting, func(w slot) bool { return w.pod == want.pod }) {
+		s.waiting = append(s.waiting, want)
+	}
+	// Others wait for another driver, perhaps; this one may still fit.
+	granted := s.grant()
+	defer s.wakeAll(granted, want.pod)
+	_, ok := s.held[want.pod]
+	return ok
+}
+
+// release gives the slot of a pod back, if it has one, or takes its claim off the list of those that wait.
+func (s *slots) release(pod string) {
+	s.mu.Lock()
+	delete(s.held, pod)
+	s.waiting = slices.DeleteFunc(s.waiting, func(w slot) bool { return w.pod == pod })
+	granted := s.grant()
+	s.mu.Unlock()
+	s.wakeAll(granted, "")
+}
+
+// observe takes note of a pod: one that runs holds a slot, also when another process created it.
+func (s *slots) observe(pod *corev1.Pod) {
+	if finished(pod) {
+		s.release(pod.Name)
+		return
+	}
+	claim, _ := claimOf(pod.Annotations)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[pod.Name] = slot{pod: pod.Name, claim: claim, driver: pod.Annotations[annotationDriver]}
+}
+
+// grant hands free slots to those that wait and returns who got one. The caller holds mu.
+func (s *slots) grant() []slot {
+	var granted []slot
+	for {
+		best, bestLoad := -1, 0
+		for i, w := range s.waiting {
+			if !s.fits(w) {
+				continue
+			}
+			if load := s.load(w.claim.Namespace); best < 0 || load < bestLoad {
+				best, bestLoad = i, load
+			}
+		}
+		if best < 0 {
+			return granted
+		}
+		w := s.waiting[best]
+		s.waiting = slices.Delete(s.waiting, best, best+1)
+		s.held[w.pod] = w
+		granted = append(granted, w)
+	}
+}
+
+// fits reports whether a slot is free for w.
+func (s *slots) fits(w slot) bool {
+	if len(s.held) >= s.total {
+		return false
+	}
+	n := 0
+	for _, h := range s.held {
+		if h.driver == w.driver {
+			n++
+		}
+	}
+	return n < s.perDriver
+}
+
+// load is the number of slots that a namespace holds.
+func (s *slots) load(namespace string) int {
+	n := 0
+	for _, h := range s.held {
+		if h.claim.Namespace == namespace {
+			n++
+		}
+	}
+	return n
+}
+
+// wakeAll wakes the claims that were granted a slot, except the one of pod, which is being worked on.
+func (s *slots) wakeAll(granted []slot, pod string) {
+	for _, g := range granted {
+		if g.pod != pod {
+			s.wake(g.claim)
+		}
+	}
+}
+
+// finished reports whether pod will never run again.
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// recorded reports whether the reconciler has written the pod's result down.
+func recorded(pod *corev1.Pod) bool {
+	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == "true"
+}

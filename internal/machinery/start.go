@@ -1,0 +1,151 @@
+package machinery
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+)
+
+// start creates the populator pod of a claim that has none. exists tells whether there is one now; if not, err says why,
+// and is nil only if none is needed because the volume was handed over.
+func (f *filler) start(ctx context.Context, target podClaim, source podSource) (exists bool, err error) {
+	claim := target.claim
+	if source.service == nil {
+		return false, f.wait(ctx, claim, "the ChangedBlockRange to be resolved", 0)
+	}
+	attempt, delay := f.starts.next(f.cfg, claim.UID, f.clock.Now())
+	if delay > 0 {
+		return false, f.wait(ctx, claim, "the next attempt", delay)
+	}
+	target.attempt = attempt
+	want := slot{pod: podName(claim.UID), claim: nameOf(claim), driver: source.cbr.Status.Driver}
+	if !f.slots.acquire(want) {
+		return false, f.wait(ctx, claim, "other populator pods to finish", 0)
+	}
+	holder, err := f.volumeHolder(ctx, target.prime)
+	if err != nil {
+		return false, err
+	}
+	if holder != target.prime.UID {
+		// complete tells a volume that was handed over from one that was taken away.
+		return false, nil
+	}
+	if err := ensureEndpoint(ctx, f.client, f.cfg.PopulatorNamespace, source.service); err != nil {
+		return false, err
+	}
+	return f.create(ctx, target, source)
+}
+
+func (f *filler) create(ctx context.Context, target podClaim, source podSource) (exists bool, err error) {
+	pod := populatorPod(f.cfg, source, target)
+	err = f.client.Create(ctx, pod)
+	switch {
+	case apierrors.IsAlreadyExists(err):
+		// The cache lags behind; its event wakes the claim.
+		return true, f.wait(ctx, target.claim, "the populator pod", 0)
+	case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
+		f.events.warn(target.claim, "PopulatorRejected",
+			"The cluster refused the populator pod in namespace %s, it is tried again every %v: %v", pod.Namespace, rejectedWait, err)
+		return false, f.wait(ctx, target.claim, "the cluster to accept the populator pod", rejectedWait)
+	case err != nil:
+		return false, fmt.Errorf("create populator pod %s: %w", client.ObjectKeyFromObject(pod), err)
+	}
+	f.starts.observe(pod)
+	f.events.populating(target.claim, pod, target.attempt)
+	log.FromContext(ctx).Info("created populator pod", "pod", pod.Name, "attempt", target.attempt)
+	return true, f.wait(ctx, target.claim, "the populator pod", 0)
+}
+
+// replace deletes a pod; the next sync creates another one once it is gone.
+func (f *filler) replace(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, v verdict) error {
+	if v.fresh {
+		f.starts.forget(claim.UID)
+	}
+	if pod.DeletionTimestamp == nil {
+		log.FromContext(ctx).Info("deleting populator pod", "pod", pod.Name, "because", v.why)
+		if err := f.delete(ctx, pod); err != nil {
+			return err
+		}
+	}
+	return f.wait(ctx, claim, "the populator pod to be gone", 0)
+}
+
+// delete deletes exactly this object, not one of the same name that came after it. An object that is gone is no error.
+func (f *filler) delete(ctx context.Context, obj client.Object) error {
+	return deleteExactly(ctx, f.client, obj)
+}
+
+func deleteExactly(ctx context.Context, c client.Writer, obj client.Object) error {
+	uid := obj.GetUID()
+	err := c.Delete(ctx, obj, client.Preconditions{UID: &uid})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("delete %T %s: %w", obj, client.ObjectKeyFromObject(obj), err)
+	}
+	return nil
+}
+
+// pod returns the populator pod of a claim from the cache, or nil.
+func (f *filler) pod(ctx context.Context, claim types.UID) (*corev1.Pod, error) {
+	name := types.NamespacedName{Namespace: f.cfg.PopulatorNamespace, Name: podName(claim)}
+	var pod corev1.Pod
+	if err := f.client.Get(ctx, name, &pod); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("get populator pod %s: %w", name, err)
+	}
+	return &pod, nil
+}
+
+// starts remembers the last pod of each claim, so that pods which vanish before they are judged (evicted, deleted by hand,
+// lost with their node) are not recreated in a tight loop. It is safe for concurrent use. Each pod carries its attempt in an
+// annotation, so a restart of the controller loses nothing while the pod exists.
+type starts struct {
+	mu   sync.Mutex
+	last map[types.UID]lastStart
+}
+
+type lastStart struct {
+	attempt int
+	at      time.Time
+}
+
+func newStarts() *starts { return &starts{last: map[types.UID]lastStart{}} }
+
+// next returns the number of the claim's next attempt and how long it has to wait.
+func (s *starts) next(cfg *Config, claim types.UID, now time.Time) (attempt int, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, ok := s.last[claim]
+	if !ok {
+		return 1, 0
+	}
+	return last.attempt + 1, last.at.Add(backoff(cfg, last.attempt)).Sub(now)
+}
+
+// observe takes note of a pod that was created.
+func (s *starts) observe(pod *corev1.Pod) {
+	if pod.DeletionTimestamp != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last[claimUIDFromName(pod.Name)] = lastStart{attempt: attemptOf(pod), at: pod.CreationTimestamp.Time}
+}
+
+// forget makes the claim's next attempt its first.
+func (s *starts) forget(claim types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.last, claim)
+}

@@ -1,0 +1,144 @@
+package machinery
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// action is what is to be done about a populator pod.
+type action int
+
+const (
+	// actionWait: nothing, until a watch or the verdict's time says otherwise.
+	actionWait action = iota
+	// actionReplace: delete the pod; another one follows once it is gone.
+	actionReplace
+	// actionComplete: the pod has written the list and its result is recorded.
+	actionComplete
+)
+
+// verdict is an action, the reason in words, and for actionWait the longest wait (0: until a watch wakes the claim).
+type verdict struct {
+	action action
+	why    string
+	wait   time.Duration
+	// fresh is set when the replacement counts as a first attempt, because what failed is not what will be tried.
+	fresh bool
+}
+
+// wanted is what the pod of a claim should be like now. The digests are empty while the ChangedBlockRange is not resolved
+// or the metadata service is missing: then no pod can be built, and none is replaced for being different.
+type wanted struct {
+	sourceUID       string // of the ChangedBlockRange
+	primeUID        string
+	source, setting string
+}
+
+// rechecked are the terminal failures whose cause may go away where no watch of ours reaches: permissions and the state
+// of the driver. They get another attempt now and then.
+var rechecked = []outcome.Reason{outcome.PermissionDenied, outcome.SnapshotNotFound, outcome.DeltaUnavailable}
+
+// judge decides what is to be done about the pod of a claim. It is pure; now is the only clock it knows.
+func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
+	if pod.DeletionTimestamp != nil {
+		return verdict{action: actionWait, why: "the populator pod is being deleted"}
+	}
+	sameRange := pod.Labels[v1alpha1.LabelChangedBlockRangeUID] == want.sourceUID
+	// The result of a pod counts only once it is recorded, and the pod stays until then. Nobody records the result of a
+	// pod whose ChangedBlockRange is gone.
+	if finished(pod) && sameRange && !recorded(pod) {
+		return verdict{action: actionWait, why: "the populator's result is not recorded yet"}
+	}
+	switch {
+	case !sameRange:
+		return verdict{action: actionReplace, why: "the ChangedBlockRange was replaced by another one", fresh: true}
+	case pod.Annotations[annotationPrimeUID] != want.primeUID:
+		return verdict{action: actionReplace, why: "the pod's volume was replaced by another one", fresh: true}
+	case want.source != "" && pod.Annotations[annotationSource] != want.source:
+		return verdict{action: actionReplace, why: "the snapshots were resolved differently", fresh: true}
+	case !finished(pod):
+		return verdict{action: actionWait, why: "the populator pod runs"}
+	}
+	result, err := podResult(pod)
+	if err == nil && pod.Status.Phase == corev1.PodSucceeded && result.Reason == outcome.Populated {
+		return verdict{action: actionComplete, why: "the list is written"}
+	}
+	return judgeFailed(cfg, pod, result.Reason, want, now)
+}
+
+// judgeFailed decides about a pod that ended without a list. reason is empty when it left no result.
+func judgeFailed(cfg *Config, pod *corev1.Pod, reason outcome.Reason, want wanted, now time.Time) verdict {
+	if want.source == "" {
+		return verdict{action: actionWait, why: "the ChangedBlockRange is not resolved"}
+	}
+	if pod.Annotations[annotationSetting] != want.setting {
+		return verdict{action: actionReplace, why: "the metadata service or the populator was changed", fresh: true}
+	}
+	if reason.Class() == outcome.Terminal && !slices.Contains(rechecked, reason) {
+		return verdict{action: actionWait, why: fmt.Sprintf("%s: another attempt would fail the same way", reason)}
+	}
+	wait := cfg.RecheckAfter
+	if reason.Class() != outcome.Terminal {
+		wait = backoff(cfg, attemptOf(pod))
+	}
+	left := finishedAt(pod).Add(wait).Sub(now)
+	if left > 0 {
+		return verdict{action: actionWait, why: fmt.Sprintf("the next attempt follows %v after the last", wait), wait: left}
+	}
+	return verdict{action: actionReplace, why: fmt.Sprintf("%v have passed since the last attempt", wait)}
+}
+
+// backoff is the wait after attempt n, counted from 1, failed.
+func backoff(cfg *Config, attempt int) time.Duration {
+	wait := cfg.RetryBase
+	for i := 1; i < attempt && wait < cfg.RetryMax; i++ {
+		wait *= 2
+	}
+	return min(wait, cfg.RetryMax)
+}
+
+// attemptOf returns which attempt a pod is, from 1.
+func attemptOf(pod *corev1.Pod) int {
+	n, err := strconv.Atoi(pod.Annotations[annotationAttempt])
+	if err != nil || n < 1 {
+		return 1
+	}
+	return n
+}
+
+// podResult reads the result that the populator left.
+func podResult(pod *corev1.Pod) (outcome.Result, error) {
+	t := terminated(pod)
+	if t == nil {
+		return outcome.Result{}, fmt.Errorf("pod %s: its container did not end by itself", pod.Name)
+	}
+	result, err := outcome.Parse(t.Message)
+	if err != nil {
+		return outcome.Result{}, fmt.Errorf("pod %s: %w", pod.Name, err)
+	}
+	return result, nil
+}
+
+func terminated(pod *corev1.Pod) *corev1.ContainerStateTerminated {
+	for i := range pod.Status.ContainerStatuses {
+		if s := &pod.Status.ContainerStatuses[i]; s.Name == v1alpha1.ContainerPopulate {
+			return s.State.Terminated
+		}
+	}
+	return nil
+}
+
+// finishedAt returns when the pod ended; for one that never started (evicted, rejected by its node), when it was created.
+func finishedAt(pod *corev1.Pod) time.Time {
+	if t := terminated(pod); t != nil && !t.FinishedAt.IsZero() {
+		return t.FinishedAt.Time
+	}
+	return pod.CreationTimestamp.Time
+}

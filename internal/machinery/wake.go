@@ -1,0 +1,144 @@
+package machinery
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
+)
+
+// waker wakes claims when something that they may wait for happens. The library itself watches claims, StorageClasses and,
+// once it has seen a claim, its prime claim.
+type waker struct {
+	informers cache.Informers
+	reader    client.Reader
+	namespace string
+	slots     *slots
+	// wake adds a claim's key to its queue, which drops it if the claim may not be worked on.
+	wake func(types.NamespacedName)
+}
+
+// start adds the event handlers. They tell at once about every object that exists, so a new leader looks at every claim.
+func (w *waker) start(ctx context.Context) (stop func(), err error) {
+	var undo []func()
+	stop = func() {
+		for _, f := range undo {
+			f()
+		}
+	}
+	for _, watched := range []struct {
+		object client.Object
+		handle func(context.Context, client.Object)
+	}{
+		{&corev1.Pod{}, w.onPod},
+		{&corev1.PersistentVolumeClaim{}, w.onPrime},
+		{&v1alpha1.ChangedBlockRange{}, w.onRange},
+		{&smsv1beta1.SnapshotMetadataService{}, w.onService},
+	} {
+		informer, err := w.informers.GetInformer(ctx, watched.object)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch %T: %w", watched.object, err)
+		}
+		registration, err := informer.AddEventHandler(onAnyEvent(ctx, watched.handle))
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch %T: %w", watched.object, err)
+		}
+		undo = append(undo, func() {
+			if err := informer.RemoveEventHandler(registration); err != nil {
+				log.FromContext(ctx).Error(err, "cannot remove an event handler")
+			}
+		})
+	}
+	return stop, nil
+}
+
+// onAnyEvent calls handle for every change of an object, with its last known state if it is gone. Resyncs are left out.
+func onAnyEvent(ctx context.Context, handle func(context.Context, client.Object)) toolscache.ResourceEventHandler {
+	call := func(o any) {
+		if gone, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
+			o = gone.Obj
+		}
+		if object, ok := o.(client.Object); ok {
+			handle(ctx, object)
+		}
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: call,
+		UpdateFunc: func(before, after any) {
+			b, ok := before.(client.Object)
+			if a, isObject := after.(client.Object); ok && isObject && a.GetResourceVersion() == b.GetResourceVersion() {
+				return
+			}
+			call(after)
+		},
+		DeleteFunc: func(o any) {
+			if pod, ok := o.(*corev1.Pod); ok {
+				// A pod that is gone holds no slot, whatever its last phase was.
+				pod = pod.DeepCopy()
+				pod.Status.Phase = corev1.PodFailed
+				o = pod
+			}
+			call(o)
+		},
+	}
+}
+
+// onPod wakes the claim of a populator pod that started, finished, was recorded or is gone.
+func (w *waker) onPod(_ context.Context, o client.Object) {
+	pod, ok := o.(*corev1.Pod)
+	if !ok || pod.Labels[v1alpha1.LabelComponent] != v1alpha1.ComponentPopulator {
+		return
+	}
+	w.slots.observe(pod)
+	if claim, ok := claimOf(pod.Annotations); ok {
+		w.wake(claim)
+	}
+}
+
+// onPrime wakes the claim of a prime claim that was bound, lost its volume or is gone.
+func (w *waker) onPrime(_ context.Context, o client.Object) {
+	if o.GetNamespace() != w.namespace {
+		return
+	}
+	if claim, ok := claimOf(o.GetAnnotations()); ok {
+		w.wake(claim)
+	}
+}
+
+// onRange wakes the claims of a ChangedBlockRange that was created, resolved, given its finalizer or replaced.
+func (w *waker) onRange(ctx context.Context, o client.Object) {
+	var claims corev1.PersistentVolumeClaimList
+	source := client.ObjectKeyFromObject(o).String()
+	if err := w.reader.List(ctx, &claims, client.MatchingFields{indexSource: source}); err != nil {
+		// Only a cache that is being stopped fails here.
+		log.FromContext(ctx).Error(err, "cannot look up the claims of a ChangedBlockRange", "changedBlockRange", source)
+		return
+	}
+	for i := range claims.Items {
+		w.wake(nameOf(&claims.Items[i]))
+	}
+}
+
+// onService wakes the claims whose ChangedBlockRange was resolved to the service's driver.
+func (w *waker) onService(ctx context.Context, o client.Object) {
+	var ranges v1alpha1.ChangedBlockRangeList
+	if err := w.reader.List(ctx, &ranges); err != nil {
+		log.FromContext(ctx).Error(err, "cannot look up the ChangedBlockRanges of a metadata service", "service", o.GetName())
+		return
+	}
+	for i := range ranges.Items {
+		if ranges.Items[i].Status.Driver == o.GetName() {
+			w.onRange(ctx, &ranges.Items[i])
+		}
+	}
+}
