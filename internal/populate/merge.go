@@ -1,0 +1,56 @@
+package populate
+
+import "github.com/cbt-populator/cbt-populator/api/blocklist"
+
+// merger rounds extents outwards to a granularity and merges those that then touch or overlap, across the borders of
+// batches. It keeps the last extent back until the next one shows that it is complete.
+type merger struct {
+	// granularity is a power of two, or 0 to merge only.
+	granularity int64
+	// capacity is where extents are clipped: the last granule of a volume may be cut short.
+	capacity int64
+	pending  blocklist.Extent
+	out      []blocklist.Extent
+}
+
+// add takes extents, ascending, and returns those that are complete; the result is valid until the next call.
+func (m *merger) add(extents []blocklist.Extent) []blocklist.Extent {
+	m.out = m.out[:0]
+	for _, e := range extents {
+		start, end := m.round(e)
+		switch {
+		case m.pending.Length == 0:
+			m.pending = blocklist.Extent{Offset: start, Length: end - start}
+		case start <= m.pending.End():
+			m.pending.Length = max(m.pending.End(), end) - m.pending.Offset
+		default:
+			m.out = append(m.out, m.pending)
+			m.pending = blocklist.Extent{Offset: start, Length: end - start}
+		}
+	}
+	return m.out
+}
+
+// flush returns what is left.
+func (m *merger) flush() []blocklist.Extent {
+	m.out = m.out[:0]
+	if m.pending.Length > 0 {
+		m.out = append(m.out, m.pending)
+		m.pending = blocklist.Extent{}
+	}
+	return m.out
+}
+
+// round returns the first and the last+1 byte of e, rounded outwards and clipped at the capacity.
+func (m *merger) round(e blocklist.Extent) (start, end int64) {
+	start, end = e.Offset, e.End()
+	if m.granularity == 0 {
+		return start, end
+	}
+	start &^= m.granularity - 1
+	// end + granularity could overflow; the distance to the capacity cannot.
+	if over := end & (m.granularity - 1); over != 0 {
+		end += min(m.granularity-over, m.capacity-end)
+	}
+	return start, end
+}

@@ -1,0 +1,164 @@
+package snapmeta
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
+
+	"github.com/cbt-populator/cbt-populator/api/blocklist"
+)
+
+// ViolationError says which promise of the protocol a stream broke, and where. Nothing that such a server sent can be
+// trusted.
+type ViolationError struct {
+	// RPC counts the calls of this stream, from 1; Message counts the messages of that call, from 1.
+	RPC, Message int
+	// Offset is the byte offset of the extent at fault, or where the list had got to.
+	Offset int64
+	// Rule says what was promised and what came instead.
+	Rule string
+}
+
+// Error implements error.
+func (e *ViolationError) Error() string {
+	return fmt.Sprintf("message %d of call %d, offset %d: %s", e.Message, e.RPC, e.Offset, e.Rule)
+}
+
+// resizedError says that the volume's capacity changed between two calls. No promise is broken (the capacity is constant
+// over one call only, and drivers report the live volume's), but the list cannot be continued.
+type resizedError struct{ before, now int64 }
+
+func (e *resizedError) Error() string {
+	return fmt.Sprintf("the volume's capacity changed from %d to %d bytes while its blocks were being listed", e.before, e.now)
+}
+
+// message is one message of a stream, free of the API's types.
+type message struct {
+	kind     api.BlockMetadataType
+	capacity int64
+	extents  []blocklist.Extent
+}
+
+// checker holds what a stream has promised so far, over all of its calls.
+type checker struct {
+	kind      api.BlockMetadataType
+	capacity  int64
+	blockSize int64
+	// end is where the extent accepted last ends, and runStart where the run of adjacent extents that ends there
+	// starts: all of [runStart, end) was accepted.
+	runStart, end int64
+	// rpc and messages count the calls, and the messages of the current one.
+	rpc, messages int
+	// first is set until the first extent of the current call.
+	first bool
+}
+
+func (c *checker) violation(offset int64, format string, args ...any) error {
+	return &ViolationError{RPC: c.rpc, Message: c.messages, Offset: offset, Rule: fmt.Sprintf(format, args...)}
+}
+
+// beginCall says that a new call starts, at c.end.
+func (c *checker) beginCall() {
+	c.rpc++
+	c.messages = 0
+	c.first = true
+}
+
+// accept checks m and returns its extents, a part of m.extents that is adjusted in place: the first extent of a continued
+// stream may have been accepted before, in whole or in part.
+func (c *checker) accept(m message) ([]blocklist.Extent, error) {
+	c.messages++
+	if err := c.acceptInfo(m); err != nil {
+		return nil, err
+	}
+	extents := m.extents
+	if c.first && len(extents) > 0 {
+		c.first = false
+		var err error
+		if extents, err = c.continued(extents); err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range extents {
+		if err := c.acceptExtent(e); err != nil {
+			return nil, err
+		}
+		if e.Offset != c.end {
+			c.runStart = e.Offset
+		}
+		c.end = e.End()
+	}
+	return extents, nil
+}
+
+func (c *checker) acceptInfo(m message) error {
+	if m.kind != api.BlockMetadataType_FIXED_LENGTH && m.kind != api.BlockMetadataType_VARIABLE_LENGTH {
+		return c.violation(c.end, "the block metadata type is FIXED_LENGTH or VARIABLE_LENGTH, not %s", m.kind)
+	}
+	if m.capacity <= 0 {
+		return c.violation(c.end, "the volume's capacity is positive, not %d", m.capacity)
+	}
+	if c.capacity == 0 {
+		c.kind, c.capacity = m.kind, m.capacity
+		return nil
+	}
+	if m.kind != c.kind {
+		return c.violation(c.end, "the block metadata type is constant, but changed from %s to %s", c.kind, m.kind)
+	}
+	if m.capacity != c.capacity {
+		if c.messages == 1 {
+			return &resizedError{before: c.capacity, now: m.capacity}
+		}
+		return c.violation(c.end, "the volume's capacity is constant, but changed from %d to %d", c.capacity, m.capacity)
+	}
+	return nil
+}
+
+// continued treats the first extent of a call. It may start before the offset that was asked for, but ends after it; what
+// was accepted before is cut off, so that nothing is listed twice and nothing is lost. The last piece of what was accepted,
+// repeated by a server that reads the offset inclusively, is dropped. A FIXED_LENGTH extent that overlaps in part is not on
+// the grid of those before it and cannot be cut to size; it falls to the check for overlaps.
+func (c *checker) continued(extents []blocklist.Extent) ([]blocklist.Extent, error) {
+	e := extents[0]
+	if c.end == 0 || e.Offset < 0 || e.Length <= 0 || e.Offset > math.MaxInt64-e.Length || e.Offset >= c.end {
+		return extents, nil
+	}
+	switch {
+	case e.End() < c.end:
+		return nil, c.violation(e.Offset, "the first extent of a call ends after the offset that was asked for, %d, not at %d", c.end, e.End())
+	case e.Offset < c.runStart:
+		return nil, c.violation(e.Offset, "the first extent of a call, up to %d, covers bytes before %d that an earlier call had left out", e.End(), c.runStart)
+	case e.End() == c.end:
+		return extents[1:], nil
+	case c.kind == api.BlockMetadataType_VARIABLE_LENGTH:
+		extents[0] = blocklist.Extent{Offset: c.end, Length: e.End() - c.end}
+	}
+	return extents, nil
+}
+
+// acceptExtent checks e, the successor of what was accepted so far.
+func (c *checker) acceptExtent(e blocklist.Extent) error {
+	// The plain case costs five comparisons; Check names what is wrong with the others.
+	if e.Length <= 0 || e.Offset < c.end || e.Offset > c.capacity-e.Length {
+		if err := e.Check(c.end, c.capacity); err != nil {
+			return c.violation(e.Offset, "%v", err)
+		}
+	}
+	if c.kind != api.BlockMetadataType_FIXED_LENGTH || e.Length == c.blockSize {
+		return nil
+	}
+	if c.blockSize == 0 {
+		c.blockSize = e.Length
+		return nil
+	}
+	// The last block of a volume whose capacity is no multiple of the block size is shorter, because nothing may
+	// lie past the capacity.
+	if e.Length < c.blockSize && e.End() == c.capacity {
+		return nil
+	}
+	return c.violation(e.Offset, "extents of a FIXED_LENGTH stream have one size, but it changed from %d to %d", c.blockSize, e.Length)
+}
+
+// full reports whether the list has reached the volume's capacity, so that no extent can follow.
+func (c *checker) full() bool { return c.capacity > 0 && c.end == c.capacity }

@@ -1,0 +1,375 @@
+package fakes
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
+)
+
+// errEarlyEnd ends a stream as if it were complete.
+var errEarlyEnd = errors.New("early end")
+
+// reply is one message before it takes the type of its RPC.
+type reply struct {
+	kind     api.BlockMetadataType
+	capacity int64
+	blocks   []*api.BlockMetadata
+}
+
+// GetMetadataDelta implements api.SnapshotMetadataServer.
+func (s *Server) GetMetadataDelta(req *api.GetMetadataDeltaRequest, stream api.SnapshotMetadata_GetMetadataDeltaServer) error {
+	got := Received{Delta: true, Base: req.GetBaseSnapshotId(), Token: req.GetSecurityToken(), StartingOffset: req.GetStartingOffset(), MaxResults: req.GetMaxResults()}
+	return s.serve(stream.Context(), got, req.GetNamespace(), req.GetTargetSnapshotName(), func(r reply) error {
+		return stream.Send(&api.GetMetadataDeltaResponse{BlockMetadataType: r.kind, VolumeCapacityBytes: r.capacity, BlockMetadata: r.blocks})
+	})
+}
+
+// GetMetadataAllocated implements api.SnapshotMetadataServer.
+func (s *Server) GetMetadataAllocated(req *api.GetMetadataAllocatedRequest, stream api.SnapshotMetadata_GetMetadataAllocatedServer) error {
+	got := Received{Token: req.GetSecurityToken(), StartingOffset: req.GetStartingOffset(), MaxResults: req.GetMaxResults()}
+	return s.serve(stream.Context(), got, req.GetNamespace(), req.GetSnapshotName(), func(r reply) error {
+		return stream.Send(&api.GetMetadataAllocatedResponse{BlockMetadataType: r.kind, VolumeCapacityBytes: r.capacity, BlockMetadata: r.blocks})
+	})
+}
+
+// session is one call being served.
+type session struct {
+	server *Server
+	ctx    context.Context
+	cfg    Config
+	faults Call
+	got    Received
+	send   func(reply) error
+	sent   int
+	delay  time.Duration
+}
+
+// serve takes down the call, checks it, and streams the extents with the call's faults.
+func (s *Server) serve(ctx context.Context, got Received, namespace, target string, send func(reply) error) error {
+	s.mu.Lock()
+	cfg, n := s.cfg, len(s.calls)
+	s.calls = append(s.calls, got)
+	s.mu.Unlock()
+	faults := cfg.Always
+	if n < len(cfg.Script) {
+		faults = cfg.Script[n]
+	}
+	v := cfg.Volume
+	if got.Token != cfg.Token {
+		return status.Error(codes.Unauthenticated, "the token is not valid")
+	}
+	if namespace != v.Namespace || target != v.Target || got.Delta && got.Base != v.Base {
+		return status.Error(codes.NotFound, "no such snapshot")
+	}
+	c := &session{server: s, ctx: ctx, cfg: cfg, faults: faults, got: got, send: send, delay: cfg.MessageDelay}
+	if cfg.TimeLimit > 0 {
+		limited, cancel := context.WithTimeout(ctx, cfg.TimeLimit)
+		defer cancel()
+		c.ctx = limited
+	}
+	return c.end(c.run(v))
+}
+
+// end turns what ended the session into the call's status.
+func (c *session) end(err error) error {
+	switch {
+	case errors.Is(err, errEarlyEnd):
+		return nil
+	case errors.Is(err, context.DeadlineExceeded) && c.cfg.LimitLooksComplete:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, "the stream took too long")
+	}
+	return err
+}
+
+// run sends the messages.
+func (c *session) run(v Volume) error {
+	// A status before the first message comes before the check of the offset too, so that it can meet any call.
+	if err := c.strike(&reply{}, true); err != nil {
+		return err
+	}
+	if c.got.StartingOffset >= v.Capacity {
+		return status.Error(codes.OutOfRange, "starting_offset exceeds the volume's size")
+	}
+	messages := c.messages(v)
+	c.swap(messages)
+	for i := range messages {
+		if err := c.wait(); err != nil {
+			return err
+		}
+		if i > 0 {
+			if err := c.strike(&messages[i], false); err != nil {
+				return err
+			}
+		}
+		c.spoil(&messages[i])
+		if err := c.send(messages[i]); err != nil {
+			return err
+		}
+		c.sent++
+		if c.takes(Duplicate, c.sent-1) {
+			if err := c.send(messages[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return c.strike(&reply{}, false)
+}
+
+// messages cuts the extents from the starting offset into messages.
+func (c *session) messages(v Volume) []reply {
+	extents, kind := v.Allocated, api.BlockMetadataType_VARIABLE_LENGTH
+	if c.got.Delta {
+		extents = v.Delta
+	}
+	if v.Fixed {
+		kind = api.BlockMetadataType_FIXED_LENGTH
+	}
+	from := c.got.StartingOffset
+	if from > 0 && c.takes(IgnoreOffset, 0) {
+		from = 0
+	}
+	var blocks []*api.BlockMetadata
+	for _, e := range extents {
+		if e.Offset+e.Size > from {
+			blocks = append(blocks, &api.BlockMetadata{ByteOffset: e.Offset, SizeBytes: e.Size})
+		}
+	}
+	if from > 0 && len(blocks) > 0 && !v.Fixed {
+		c.beginEarlier(extents, blocks[0], from)
+	}
+	per := c.cfg.PerMessage
+	if m := int(c.got.MaxResults); m > 0 {
+		per = min(per, m)
+	}
+	var all []reply
+	for part := range slices.Chunk(blocks, per) {
+		all = append(all, reply{kind: kind, capacity: v.Capacity, blocks: part})
+	}
+	if len(all) == 0 && c.cfg.EmptyMessage {
+		all = append(all, reply{kind: kind, capacity: v.Capacity})
+	}
+	return all
+}
+
+// beginEarlier joins first to the extent before it if both touch at from, as a driver does that looks for runs from an
+// earlier place than it was asked for.
+func (c *session) beginEarlier(extents []Extent, first *api.BlockMetadata, from int64) {
+	if first.ByteOffset != from || !c.takes(BeginsEarlier, 0) {
+		return
+	}
+	for _, e := range extents {
+		if e.Offset+e.Size == from {
+			first.ByteOffset, first.SizeBytes = e.Offset, first.SizeBytes+e.Size
+		}
+	}
+}
+
+// takes reports whether the call has a fault of that kind for message n, and takes it down.
+func (c *session) takes(kind Kind, n int) bool {
+	for _, f := range c.faults {
+		if f.Kind == kind && f.After == n {
+			c.note(kind)
+			return true
+		}
+	}
+	return false
+}
+
+func (c *session) note(kind Kind) {
+	c.server.mu.Lock()
+	defer c.server.mu.Unlock()
+	c.server.struck = append(c.server.struck, kind)
+}
+
+// wait waits between messages.
+func (c *session) wait() error {
+	if c.delay == 0 {
+		return context.Cause(c.ctx)
+	}
+	timer := time.NewTimer(c.delay)
+	defer timer.Stop()
+	select {
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// strike lets the faults take place that end or delay the stream before the next message. Before the first message it is
+// called with begin set.
+func (c *session) strike(next *reply, begin bool) error {
+	for _, f := range c.faults {
+		if f.After != c.sent || begin != (c.sent == 0) {
+			continue
+		}
+		if err := c.strikeOne(f, next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *session) strikeOne(f Fault, next *reply) error {
+	switch f.Kind {
+	case Drip:
+		c.note(f.Kind)
+		c.delay = f.Delay
+		return nil
+	case Empty:
+		if len(next.blocks) == 0 {
+			return nil
+		}
+		c.note(f.Kind)
+		return c.send(reply{kind: next.kind, capacity: next.capacity})
+	case Cut, Reset:
+		c.note(f.Kind)
+		c.cut(f.Kind == Reset)
+		return status.Error(codes.Unavailable, "cut")
+	case RotateCertificate:
+		c.note(f.Kind)
+		return c.rotate(f)
+	case Hang, Freeze:
+		c.note(f.Kind)
+		return c.hang(f.Kind == Freeze)
+	case EarlyEnd:
+		c.note(f.Kind)
+		return errEarlyEnd
+	case Status:
+		c.note(f.Kind)
+		text := f.Text
+		if text == "" {
+			text = "scripted"
+		}
+		return status.Error(f.Code, text)
+	}
+	return nil
+}
+
+func (c *session) cut(reset bool) {
+	if p, ok := peer.FromContext(c.ctx); ok {
+		c.server.conns.cut(p.Addr.String(), reset)
+	}
+}
+
+func (c *session) rotate(f Fault) error {
+	if err := c.server.Rotate(); err != nil {
+		return err
+	}
+	if f.OnRotate != nil {
+		f.OnRotate()
+	}
+	return status.Error(codes.Unavailable, "rotated")
+}
+
+// hang waits until the client has given up.
+func (c *session) hang(freeze bool) error {
+	if freeze {
+		c.server.setFrozen(true)
+		defer c.server.setFrozen(false)
+	}
+	select {
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	case <-c.server.shutdown:
+		return status.Error(codes.Unavailable, "stopped")
+	}
+}
+
+func (s *Server) setFrozen(frozen bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frozen = frozen
+}
+
+// swap lets two messages change places.
+func (c *session) swap(messages []reply) {
+	for _, f := range c.faults {
+		if f.Kind == Swap && f.After+1 < len(messages) {
+			c.note(f.Kind)
+			messages[f.After], messages[f.After+1] = messages[f.After+1], messages[f.After]
+		}
+	}
+}
+
+// spoil lets the faults take place that break a promise in the next message.
+func (c *session) spoil(r *reply) {
+	for _, f := range c.faults {
+		if f.After == c.sent && spoilOne(f, r) {
+			c.note(f.Kind)
+		}
+	}
+}
+
+// spoilOne breaks a promise in r, or returns false if the fault does not apply to it.
+func spoilOne(f Fault, r *reply) bool {
+	switch f.Kind {
+	case UnknownType:
+		r.kind = api.BlockMetadataType_UNKNOWN
+		return true
+	case ChangeType:
+		r.kind = 3 - r.kind // the two types are 1 and 2
+		return true
+	case ChangeCapacity:
+		r.capacity += f.By
+		return true
+	case NoCapacity:
+		r.capacity = 0
+		return true
+	}
+	n := len(r.blocks)
+	if n == 0 {
+		return false
+	}
+	first, last := r.blocks[0], r.blocks[n-1]
+	switch f.Kind {
+	case Shift:
+		for _, b := range r.blocks {
+			b.ByteOffset += f.By
+		}
+	case ZeroSize:
+		last.SizeBytes = 0
+	case NegativeSize:
+		last.SizeBytes = -last.SizeBytes
+	case NegativeOffset:
+		first.ByteOffset = -first.ByteOffset - 1
+	case Overflow:
+		last.ByteOffset = math.MaxInt64 - last.SizeBytes + 1
+	case PastCapacity:
+		last.ByteOffset = r.capacity - last.SizeBytes + 1
+	case OddSize:
+		if r.kind != api.BlockMetadataType_FIXED_LENGTH || last.ByteOffset+last.SizeBytes == r.capacity {
+			return false
+		}
+		last.SizeBytes--
+	case Reorder, Overlap:
+		return spoilOrder(f.Kind, r)
+	default:
+		return false
+	}
+	return true
+}
+
+func spoilOrder(kind Kind, r *reply) bool {
+	n := len(r.blocks)
+	if n < 2 {
+		return false
+	}
+	if kind == Reorder {
+		r.blocks[0], r.blocks[1] = r.blocks[1], r.blocks[0]
+		return true
+	}
+	before, last := r.blocks[n-2], r.blocks[n-1]
+	last.ByteOffset = before.ByteOffset + before.SizeBytes - 1
+	return true
+}
