@@ -100,6 +100,10 @@ verify: generate ## Fail if generated files or formatting are stale
 	@git diff --exit-code -- api config || { echo 'Generated files are stale: commit what make generate wrote.' >&2; exit 1; }
 	go vet ./... && go vet -tags e2e ./test/e2e/...
 
-$(BIN)/ko $(BIN)/controller-gen: $(BIN)/%: test/cluster/components/%/go.mod
+$(BIN)/ko $(BIN)/controller-gen $(BIN)/golangci-lint: $(BIN)/%: test/cluster/components/%/go.mod
 	@mkdir -p $(BIN)
 	cd test/cluster/components/$* && CGO_ENABLED=0 go build -trimpath -o $@ $$(go list -f '{{.ImportPath}}' tool)
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## Lint, including who may import whom
+	$(BIN)/golangci-lint run ./...
