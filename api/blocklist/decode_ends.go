@@ -13,7 +13,7 @@ import (
 
 // readEnds reads header, trailer and index of a Binary list; a JSON list it verifies.
 func readEnds(section *io.SectionReader, record *deviceRecord, l layout) (*File, error) {
-	r, err := newReader(section, l)
+	r, err := newReader(io.NewSectionReader(section, 0, section.Size()), l)
 	if err != nil {
 		return nil, err
 	}

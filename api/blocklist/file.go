@@ -74,7 +74,7 @@ func openAt(f *os.File, load func(*io.SectionReader, *deviceRecord, layout) (*Fi
 
 // verifyList reads all of a list.
 func verifyList(section *io.SectionReader, record *deviceRecord, l layout) (*File, error) {
-	r, err := newReader(section, l)
+	r, err := newReader(io.NewSectionReader(section, 0, section.Size()), l)
 	if err != nil {
 		return nil, err
 	}
