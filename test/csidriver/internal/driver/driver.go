@@ -162,12 +162,15 @@ func (d *Driver) Close() { d.endLife() }
 
 // failed turns an error of the store, the kernel or a tool into a status; a status stays as it is.
 func failed(err error, format string, args ...any) error {
-	what := fmt.Sprintf(format, args...)
+	what, cause := fmt.Sprintf(format, args...), err.Error()
 	code := codes.Internal
 	var own interface{ GRPCStatus() *status.Status }
 	switch {
 	case errors.As(err, &own):
 		code = own.GRPCStatus().Code()
+		if own.(error) == err { // Not wrapped, so without the prefix that a status prints.
+			cause = own.GRPCStatus().Message()
+		}
 	case errors.Is(err, store.ErrNotFound):
 		code = codes.NotFound
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
@@ -177,7 +180,7 @@ func failed(err error, format string, args ...any) error {
 	case errors.Is(err, context.Canceled):
 		code = codes.Unavailable
 	}
-	return status.Errorf(code, "%s: %v", what, err)
+	return status.Errorf(code, "%s: %s", what, cause)
 }
 
 // keyedLocks serializes operations on the same object.

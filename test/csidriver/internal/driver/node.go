@@ -124,9 +124,10 @@ func (d *Driver) stage(ctx context.Context, v store.Volume, path string, c *csi.
 	if err != nil || mounted {
 		return err
 	}
-	// A volume that was expanded while it was not in use is grown here, which any root may do.
+	// A volume that was expanded while it was not in use is grown here, which any root may do. Half grown is damaged, so
+	// a request that ends does not end it.
 	if bytes, ok, err := ext4.Bytes(dev.Path()); err == nil && ok && bytes < v.SizeBytes {
-		if err := ext4.Grow(ctx, dev.Path()); err != nil {
+		if err := ext4.Grow(context.WithoutCancel(ctx), dev.Path()); err != nil {
 			return err
 		}
 	}
