@@ -21,20 +21,35 @@ func started(claim *corev1.PersistentVolumeClaim) bool {
 
 func bound(claim *corev1.PersistentVolumeClaim) bool { return claim.Status.Phase == corev1.ClaimBound }
 
-// mustHold reports whether the ChangedBlockRange must not go away now. A claim that merely waits holds one that nobody
-// deletes, so that the finalizer is there before anything is started; it does not hold one that is being deleted, because
-// nobody would come to release it. A claim that the library works on holds it in any case: without its data source
-// the library would never clean up, and the claim could not be deleted any more.
-func mustHold(seen *observation, tries []attempt) bool {
-	deleting := !seen.cbr.DeletionTimestamp.IsZero()
-	for i := range seen.claims {
-		claim := &seen.claims[i]
-		if started(claim) || (waiting(claim) && !deleting) {
-			return true
-		}
+// mustHold reports whether the ChangedBlockRange must not go away now. While nobody deletes it, every claim that waits or
+// is worked on holds it, so that the finalizer is there before anything is started. While it is being deleted, those hold
+// it that are on their way to an end: the library cannot bring a claim to its end without its data source. A claim that
+// will get nowhere does not hold it, or deleting it would never succeed; the machinery cleans up after such a claim when
+// the claim is deleted.
+func mustHold(seen *observation, found resolution, tries []attempt) bool {
+	if slices.ContainsFunc(tries, func(a attempt) bool { return !a.recorded }) {
+		return true
 	}
-	// A finished pod that is kept for its logs holds nothing.
-	return slices.ContainsFunc(tries, func(a attempt) bool { return !a.recorded })
+	deleting := !seen.cbr.DeletionTimestamp.IsZero()
+	return slices.ContainsFunc(seen.claims, func(claim corev1.PersistentVolumeClaim) bool {
+		if deleting {
+			return started(&claim) && !stuck(&claim, found, tries)
+		}
+		return started(&claim) || waiting(&claim)
+	})
+}
+
+// stuck reports whether a claim that nothing runs for can only go on after somebody changes something. tries are all
+// recorded.
+func stuck(claim *corev1.PersistentVolumeClaim, found resolution, tries []attempt) bool {
+	if !waiting(claim) {
+		return false
+	}
+	ofClaim := func(a *attempt) bool { return a.pod.Labels[v1alpha1.LabelClaimUID] == string(claim.UID) }
+	if a := last(tries, ofClaim); a != nil {
+		return a.terminal() || (!a.succeeded() && !found.ok())
+	}
+	return !found.ok()
 }
 
 func countBound(claims []corev1.PersistentVolumeClaim) int32 {

@@ -61,8 +61,9 @@ func resolvedKind(reason string) string {
 	return corev1.EventTypeWarning
 }
 
-// claimEvents returns the events on claims, which is where the people look who wait for a volume: how each new attempt
-// ended, why a pod does not get anywhere, and why a claim has to wait.
+// claimEvents returns the events on claims, which is where the people look who wait for a volume: how an attempt failed,
+// that it did not list what was asked for, why a pod does not get anywhere, and why a claim has to wait. That a claim is
+// being populated, and that it has its volume, is told by the machinery.
 func claimEvents(seen *observation, found resolution, tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) []occurrence {
 	byUID := make(map[types.UID]*corev1.PersistentVolumeClaim, len(seen.claims))
 	for i := range seen.claims {
@@ -74,13 +75,13 @@ func claimEvents(seen *observation, found resolution, tries []attempt, status *v
 		claim := byUID[types.UID(a.pod.Labels[v1alpha1.LabelClaimUID])]
 		switch {
 		case claim == nil || a.recorded:
+		case a.succeeded() && !fellBack(a.result, status):
 		case a.finished:
 			v := attemptVerdict(a, status)
-			kind := corev1.EventTypeWarning
-			if a.succeeded() && !fellBack(a.result, status) {
-				kind = corev1.EventTypeNormal
+			if a.succeeded() {
+				v.reason = v1alpha1.ReasonDeltaUnavailable
 			}
-			all = append(all, occurrence{about: claim, kind: kind, action: actionPopulate, reason: v.reason, message: v.message})
+			all = append(all, occurrence{about: claim, kind: corev1.EventTypeWarning, action: actionPopulate, reason: v.reason, message: v.message})
 		case a.trouble != nil:
 			all = append(all, occurrence{about: claim, kind: corev1.EventTypeWarning, action: actionPopulate, reason: a.trouble.reason, message: a.trouble.message})
 		}

@@ -53,12 +53,15 @@ func TestReadAttempt(t *testing.T) {
 			p.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
 				Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "0/3 nodes are available"}}}
 		}, false, v1alpha1.ReasonUnschedulable, "0/3 nodes are available", false},
-		"populated":              {ended(t, late, threeBlocks()), true, v1alpha1.ReasonPopulated, "", false},
-		"too large":              {ended(t, late, outcome.Result{Reason: outcome.ListTooLarge, Message: "raise it"}), true, v1alpha1.ReasonListTooLarge, "raise it", true},
-		"stream failed":          {ended(t, late, outcome.Result{Reason: outcome.StreamFailed, Message: "cut"}), true, v1alpha1.ReasonStreamFailed, "cut", false},
-		"failed without a word":  {ended(t, late, outcome.Result{Reason: outcome.VolumeFull}), true, v1alpha1.ReasonVolumeFull, "VolumeFull", true},
-		"result of the future":   {ended(t, late, outcome.Result{Reason: "Not A Reason", Message: "?"}), true, v1alpha1.ReasonDied, `"Not A Reason"`, false},
-		"killed after the list":  {func(p *corev1.Pod) { ended(t, late, threeBlocks())(p); p.Status.Phase, p.Status.Reason = corev1.PodFailed, "Evicted" }, true, v1alpha1.ReasonEvicted, "removed from its node", false},
+		"populated":             {ended(t, late, threeBlocks()), true, v1alpha1.ReasonPopulated, "", false},
+		"too large":             {ended(t, late, outcome.Result{Reason: outcome.ListTooLarge, Message: "raise it"}), true, v1alpha1.ReasonListTooLarge, "raise it", true},
+		"stream failed":         {ended(t, late, outcome.Result{Reason: outcome.StreamFailed, Message: "cut"}), true, v1alpha1.ReasonStreamFailed, "cut", false},
+		"failed without a word": {ended(t, late, outcome.Result{Reason: outcome.VolumeFull}), true, v1alpha1.ReasonVolumeFull, "VolumeFull", true},
+		"result of the future":  {ended(t, late, outcome.Result{Reason: "Not A Reason", Message: "?"}), true, v1alpha1.ReasonDied, `"Not A Reason"`, false},
+		"killed after the list": {func(p *corev1.Pod) {
+			ended(t, late, threeBlocks())(p)
+			p.Status.Phase, p.Status.Reason = corev1.PodFailed, "Evicted"
+		}, true, v1alpha1.ReasonEvicted, "removed from its node", false},
 		"succeeded without list": {func(p *corev1.Pod) { died(corev1.ContainerStateTerminated{})(p); p.Status.Phase = corev1.PodSucceeded }, true, v1alpha1.ReasonDied, "left no result", false},
 		"out of memory":          {died(corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled"}), true, v1alpha1.ReasonOutOfMemory, "raise the limit", false},
 		"panic":                  {died(corev1.ContainerStateTerminated{ExitCode: 2, Message: "panic: boom\n\ngoroutine 1"}), true, v1alpha1.ReasonDied, "exit code 2 and left no result: panic: boom goroutine 1", false},

@@ -52,7 +52,7 @@ func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) 
 		return err
 	}
 	found, tries := resolve(seen), attempts(seen.pods)
-	hold := mustHold(seen, tries)
+	hold := mustHold(seen, found, tries)
 	if hold {
 		if err := r.ensureHeld(ctx, cbr); err != nil {
 			return err

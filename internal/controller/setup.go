@@ -14,7 +14,8 @@
 // none of them with a client), so it does not matter which event woke the reconciler, or how many were missed. Nothing is
 // polled: watches.go maps every object that a ChangedBlockRange depends on to the ones that it concerns.
 //
-// The manager's cache must hold pods of the populator namespace only; CacheOptions says so.
+// The manager's scheme must know the core group, ChangedBlockRanges, the snapshot kinds and SnapshotMetadataServices. Its
+// cache should hold pods of the populator namespace only, which is all that the permissions below allow.
 package controller
 
 import (
@@ -28,13 +29,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
@@ -67,32 +64,7 @@ type Config struct {
 
 const defaultConcurrentReconciles = 4
 
-// AddToScheme registers every kind that the reconciler reads.
-func AddToScheme(scheme *runtime.Scheme) error {
-	return errors.Join(
-		corev1.AddToScheme(scheme),
-		v1alpha1.AddToScheme(scheme),
-		snapshotv1.AddToScheme(scheme),
-		metadatav1.AddToScheme(scheme),
-	)
-}
-
-// CacheOptions restricts the manager's cache to what the reconciler reads. The caller may add kinds to ByObject.
-func CacheOptions(populatorNamespace string) cache.Options {
-	populatorPods := labels.SelectorFromSet(labels.Set{v1alpha1.LabelComponent: v1alpha1.ComponentPopulator})
-	return cache.Options{
-		DefaultTransform: cache.TransformStripManagedFields(),
-		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}: {
-				Namespaces: map[string]cache.Config{populatorNamespace: {}},
-				Label:      populatorPods,
-			},
-		},
-	}
-}
-
-// Setup adds the reconciler to a manager whose scheme has AddToScheme and whose cache has CacheOptions. It fails with a
-// sentence that says what to install when the cluster lacks a kind.
+// Setup adds the reconciler to a manager. It fails with a sentence that says what to install when the cluster lacks a kind.
 func Setup(mgr ctrl.Manager, config Config) error {
 	if config.PopulatorNamespace == "" {
 		return errors.New("set up ChangedBlockRange controller: the populator namespace is empty")

@@ -24,8 +24,8 @@ func computeStatus(seen *observation, found resolution, tries []attempt, now tim
 		meta.RemoveStatusCondition(&next.Conditions, v1alpha1.ConditionReady)
 	}
 
-	last := lastAttempt(tries, next)
-	if listed := lastSuccess(tries, next); listed != nil && (!listed.recorded || next.EntryCount == nil) {
+	last := lastAttempt(tries)
+	if listed := lastUnrecordedSuccess(tries); listed != nil {
 		writeFigures(next, listed.result)
 	}
 	next.PopulatedClaims = countBound(seen.claims)
@@ -89,25 +89,20 @@ func writeFigures(status *v1alpha1.ChangedBlockRangeStatus, result outcome.Resul
 	status.Changed, status.ListSize, status.ListDigest = humanBytes(result.ChangedBytes), humanBytes(result.NumBytesWritten), result.ListDigest
 }
 
-// lastAttempt returns the attempt that ended last, nil if none did. An attempt that was recorded counts only if it was
-// made with the snapshots as they are resolved now: when they come back after they were missing, or others take their
-// names, an earlier failure says nothing any more.
-func lastAttempt(tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) *attempt {
-	return last(tries, status, func(*attempt) bool { return true })
+// lastAttempt returns the attempt that ended last, nil if none did. A success that was recorded is left out: it is in the
+// status, unless it was dropped from there because it is about other snapshots. A failure that was recorded stays true as
+// long as the machinery keeps its pod.
+func lastAttempt(tries []attempt) *attempt {
+	return last(tries, func(a *attempt) bool { return !a.recorded || !a.succeeded() })
 }
 
-func lastSuccess(tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) *attempt {
-	return last(tries, status, (*attempt).succeeded)
+func lastUnrecordedSuccess(tries []attempt) *attempt {
+	return last(tries, func(a *attempt) bool { return !a.recorded && a.succeeded() })
 }
 
-func last(tries []attempt, status *v1alpha1.ChangedBlockRangeStatus, is func(*attempt) bool) *attempt {
-	var since time.Time
-	if resolved := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSnapshotsResolved); resolved.Status == metav1.ConditionTrue {
-		since = resolved.LastTransitionTime.Time.Truncate(time.Second) // the precision of a creation timestamp
-	}
+func last(tries []attempt, is func(*attempt) bool) *attempt {
 	for i := len(tries) - 1; i >= 0; i-- {
-		a := &tries[i]
-		if a.finished && is(a) && (!a.recorded || !a.pod.CreationTimestamp.Time.Before(since)) {
+		if a := &tries[i]; a.finished && is(a) {
 			return a
 		}
 	}
