@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,7 +154,10 @@ type expectation struct {
 	mode        blocklist.Mode
 	granularity int64
 	merge       bool
-	volume      fakes.Volume
+	restoreSize int64
+	// kind overrides the volume's type.
+	kind   blocklist.BlockMetadataType
+	volume fakes.Volume
 }
 
 func expect(v fakes.Volume) expectation {
@@ -171,13 +175,16 @@ func (x expectation) bytes(tb testing.TB) []byte {
 	h := blocklist.Header{
 		Mode: x.mode, Namespace: testNamespace, BaseSnapshotHandle: testBase, TargetSnapshot: testTarget,
 		VolumeCapacityBytes: x.volume.Capacity, BlockMetadataType: blocklist.VariableLength,
-		GranularityBytes: x.granularity, Merged: x.merge || x.granularity > 0,
+		GranularityBytes: x.granularity, Merged: x.merge || x.granularity > 0, TargetRestoreSizeBytes: x.restoreSize,
 	}
 	if x.mode == blocklist.Allocated {
 		extents = x.volume.Allocated
 	}
 	if x.volume.Fixed {
 		h.BlockMetadataType = blocklist.FixedLength
+	}
+	if x.kind != "" {
+		h.BlockMetadataType = x.kind
 	}
 	var list []blocklist.Extent
 	for _, e := range extents {
@@ -254,4 +261,25 @@ func (s *scene) wantNothingBut(tb testing.TB, names ...string) {
 			tb.Errorf("%s is left on the volume", e.Name())
 		}
 	}
+}
+
+// plainListener listens without TLS, greets and hangs up, and returns its address.
+func plainListener(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("220 ready\r\n"))
+			_ = c.Close()
+		}
+	}()
+	return l.Addr().String()
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 )
@@ -27,16 +28,18 @@ type reply struct {
 // GetMetadataDelta implements api.SnapshotMetadataServer.
 func (s *Server) GetMetadataDelta(req *api.GetMetadataDeltaRequest, stream api.SnapshotMetadata_GetMetadataDeltaServer) error {
 	got := Received{Delta: true, Base: req.GetBaseSnapshotId(), Token: req.GetSecurityToken(), StartingOffset: req.GetStartingOffset(), MaxResults: req.GetMaxResults()}
-	return s.serve(stream.Context(), got, req.GetNamespace(), req.GetTargetSnapshotName(), func(r reply) error {
-		return stream.Send(&api.GetMetadataDeltaResponse{BlockMetadataType: r.kind, VolumeCapacityBytes: r.capacity, BlockMetadata: r.blocks})
+	return s.serve(stream.Context(), got, req.GetNamespace(), req.GetTargetSnapshotName(), func(r reply) (int, error) {
+		m := &api.GetMetadataDeltaResponse{BlockMetadataType: r.kind, VolumeCapacityBytes: r.capacity, BlockMetadata: r.blocks}
+		return proto.Size(m), stream.Send(m)
 	})
 }
 
 // GetMetadataAllocated implements api.SnapshotMetadataServer.
 func (s *Server) GetMetadataAllocated(req *api.GetMetadataAllocatedRequest, stream api.SnapshotMetadata_GetMetadataAllocatedServer) error {
 	got := Received{Token: req.GetSecurityToken(), StartingOffset: req.GetStartingOffset(), MaxResults: req.GetMaxResults()}
-	return s.serve(stream.Context(), got, req.GetNamespace(), req.GetSnapshotName(), func(r reply) error {
-		return stream.Send(&api.GetMetadataAllocatedResponse{BlockMetadataType: r.kind, VolumeCapacityBytes: r.capacity, BlockMetadata: r.blocks})
+	return s.serve(stream.Context(), got, req.GetNamespace(), req.GetSnapshotName(), func(r reply) (int, error) {
+		m := &api.GetMetadataAllocatedResponse{BlockMetadataType: r.kind, VolumeCapacityBytes: r.capacity, BlockMetadata: r.blocks}
+		return proto.Size(m), stream.Send(m)
 	})
 }
 
@@ -47,13 +50,15 @@ type session struct {
 	cfg    Config
 	faults Call
 	got    Received
-	send   func(reply) error
-	sent   int
-	delay  time.Duration
+	conn   *conn
+	// transmit sends a message and returns its size in bytes.
+	transmit func(reply) (int, error)
+	sent     int
+	delay    time.Duration
 }
 
 // serve takes down the call, checks it, and streams the extents with the call's faults.
-func (s *Server) serve(ctx context.Context, got Received, namespace, target string, send func(reply) error) error {
+func (s *Server) serve(ctx context.Context, got Received, namespace, target string, transmit func(reply) (int, error)) error {
 	s.mu.Lock()
 	cfg, n := s.cfg, len(s.calls)
 	s.calls = append(s.calls, got)
@@ -69,13 +74,19 @@ func (s *Server) serve(ctx context.Context, got Received, namespace, target stri
 	if namespace != v.Namespace || target != v.Target || got.Delta && got.Base != v.Base {
 		return status.Error(codes.NotFound, "no such snapshot")
 	}
-	c := &session{server: s, ctx: ctx, cfg: cfg, faults: faults, got: got, send: send, delay: cfg.MessageDelay}
-	if cfg.TimeLimit > 0 {
-		limited, cancel := context.WithTimeout(ctx, cfg.TimeLimit)
-		defer cancel()
-		c.ctx = limited
+	c := &session{server: s, ctx: ctx, cfg: cfg, faults: faults, got: got, transmit: transmit, delay: cfg.MessageDelay}
+	if p, ok := peer.FromContext(ctx); ok {
+		c.conn = s.conns.conn(p.Addr.String())
 	}
-	return c.end(c.run(v))
+	begin := time.Now()
+	return c.end(c.run(v, func() context.CancelFunc {
+		if cfg.TimeLimit == 0 {
+			return func() {}
+		}
+		limited, cancel := context.WithDeadline(ctx, begin.Add(cfg.TimeLimit))
+		c.ctx = limited
+		return cancel
+	}))
 }
 
 // end turns what ended the session into the call's status.
@@ -91,8 +102,9 @@ func (c *session) end(err error) error {
 	return err
 }
 
-// run sends the messages.
-func (c *session) run(v Volume) error {
+// run sends the messages. limit puts the time limit in force: after the first message, so that a busy machine does not turn
+// it into a server that says again and again that there is nothing.
+func (c *session) run(v Volume, limit func() context.CancelFunc) error {
 	// A status before the first message comes before the check of the offset too, so that it can meet any call.
 	if err := c.strike(&reply{}, true); err != nil {
 		return err
@@ -105,6 +117,9 @@ func (c *session) run(v Volume) error {
 	for i := range messages {
 		if err := c.wait(); err != nil {
 			return err
+		}
+		if i == 1 {
+			defer limit()()
 		}
 		if i > 0 {
 			if err := c.strike(&messages[i], false); err != nil {
@@ -123,6 +138,17 @@ func (c *session) run(v Volume) error {
 		}
 	}
 	return c.strike(&reply{}, false)
+}
+
+// prefixBytes is the length of what gRPC puts before a message.
+const prefixBytes = 5
+
+func (c *session) send(r reply) error {
+	n, err := c.transmit(r)
+	if err == nil {
+		c.conn.queued.Add(int64(prefixBytes + n))
+	}
+	return err
 }
 
 // messages cuts the extents from the starting offset into messages.
@@ -234,7 +260,8 @@ func (c *session) strikeOne(f Fault, next *reply) error {
 		return c.send(reply{kind: next.kind, capacity: next.capacity})
 	case Cut, Reset:
 		c.note(f.Kind)
-		c.cut(f.Kind == Reset)
+		c.conn.settle(c.ctx)
+		c.conn.cut(f.Kind == Reset)
 		return status.Error(codes.Unavailable, "cut")
 	case RotateCertificate:
 		c.note(f.Kind)
@@ -256,13 +283,8 @@ func (c *session) strikeOne(f Fault, next *reply) error {
 	return nil
 }
 
-func (c *session) cut(reset bool) {
-	if p, ok := peer.FromContext(c.ctx); ok {
-		c.server.conns.cut(p.Addr.String(), reset)
-	}
-}
-
 func (c *session) rotate(f Fault) error {
+	c.conn.settle(c.ctx)
 	if err := c.server.Rotate(); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ type Config struct {
 	EmptyMessage bool
 	// MessageDelay is waited before every message.
 	MessageDelay time.Duration
-	// TimeLimit ends every stream after that time, 0 for never: with DEADLINE_EXCEEDED, or as if complete if
+	// TimeLimit ends every stream after that time, but not before its second message; 0 for never: with DEADLINE_EXCEEDED, or as if complete if
 	// LimitLooksComplete is set.
 	TimeLimit          time.Duration
 	LimitLooksComplete bool
@@ -106,8 +106,9 @@ func Start(cfg Config) (*Server, error) {
 		cfg: cfg, cert: cert, address: tcp.Addr().String(), conns: newListener(tcp),
 		served: make(chan struct{}), shutdown: make(chan struct{}),
 	}
+	creds := credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate})
 	s.grpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate})),
+		grpc.Creds(meteredCreds{TransportCredentials: creds, conns: s.conns}),
 		grpc.MaxSendMsgSize(256<<20))
 	api.RegisterSnapshotMetadataServer(s.grpc, s)
 	healthpb.RegisterHealthServer(s.grpc, s)
@@ -154,6 +155,13 @@ func (s *Server) SetToken(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cfg.Token = token
+}
+
+// Script replaces the faults of the first calls.
+func (s *Server) Script(script ...Call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg.Script = script
 }
 
 // Rotate replaces the certificate and its authority by new ones and cuts all connections, as a restarted sidecar with a
