@@ -68,6 +68,7 @@ func (s set) controllerManager() supervise.Component {
 		append(append(s.gates.flag(), kubeFlags(s.Layout, "kube-controller-manager")...),
 			"--leader-elect=false", "--bind-address="+layout.Loopback, "--use-service-account-credentials",
 			"--root-ca-file="+s.PKI("ca.crt"), "--service-account-private-key-file="+s.PKI("service-accounts.key"),
+			"--flex-volume-plugin-dir="+s.Path("flex-volumes"),
 			"--cluster-signing-cert-file="+s.PKI("ca.crt"), "--cluster-signing-key-file="+s.PKI("ca.key"))...)
 }
 
