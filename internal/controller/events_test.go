@@ -1,0 +1,90 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// tape records events as "kind reason object".
+type tape struct{ events, notes []string }
+
+func (l *tape) Eventf(regarding, _ runtime.Object, kind, reason, _, note string, args ...any) {
+	l.events = append(l.events, fmt.Sprintf("%s %s %s", kind, reason, regarding.(metav1.Object).GetName()))
+	l.notes = append(l.notes, fmt.Sprintf(note, args...))
+}
+
+func (l *tape) take() []string {
+	events := l.events
+	l.events = nil
+	return events
+}
+
+func TestEventsTellTransitionsOnce(t *testing.T) {
+	events := &tape{}
+	announce := announcer{recorder: events, told: map[types.NamespacedName]map[types.UID]string{}}
+	seen := aView(func(o *observation) {
+		gone(o.from)
+		o.claims = []corev1.PersistentVolumeClaim{aClaim("a")}
+	})
+	streamFailed := ended(t, noon, outcome.Result{Reason: outcome.StreamFailed, Message: "cut"})
+	fallback := outcome.Result{Reason: outcome.Populated, Mode: "Allocated"}
+	steps := []struct {
+		name   string
+		change func()
+		want   []string
+	}{
+		{"base missing", func() {}, []string{"Warning SnapshotNotFound cbr", "Warning SnapshotNotFound a"}},
+		{"one more claim", func() { seen.claims = append(seen.claims, aClaim("b")) }, []string{"Warning SnapshotNotFound b"}},
+		{"base comes, not ready", func() {
+			seen.from = aSnapshot("from", func(s *snapshot) { s.object.Status.ReadyToUse = nil })
+		}, []string{"Normal SnapshotNotReady cbr", "Normal SnapshotNotReady a", "Normal SnapshotNotReady b"}},
+		{"base ready", func() { seen.from = aSnapshot("from") }, []string{"Normal Resolved cbr"}},
+		{"population starts", func() { seen.pods = []corev1.Pod{aPod("a")} }, []string{"Normal Populating cbr"}},
+		{"it fails", func() { seen.pods = []corev1.Pod{aPod("a", streamFailed)} }, []string{"Warning StreamFailed cbr", "Warning StreamFailed a"}},
+		{"it fails again", func() {
+			seen.pods = []corev1.Pod{aPod("a", streamFailed, createdAt(late))}
+		}, nil},
+		{"it succeeds with a fallback", func() {
+			seen.pods = []corev1.Pod{aPod("a", ended(t, late, fallback))}
+		}, []string{"Warning Populated cbr", "Warning DeltaUnavailable a"}},
+		{"the other fails", func() {
+			seen.pods = []corev1.Pod{aPod("b", ended(t, late, outcome.Result{Reason: outcome.VolumeFull, Message: strings.Repeat("ä", maxNote)}))}
+		}, []string{"Warning VolumeFull cbr", "Warning VolumeFull b"}},
+	}
+	for _, step := range steps {
+		step.change()
+		found, tries := resolve(seen), attempts(seen.pods)
+		before := seen.cbr.Status
+		seen.cbr.Status = recompute(seen, noon)
+		for range 2 { // a second look says nothing new
+			announce.aboutRange(transitions(seen.cbr, &before, &seen.cbr.Status))
+			announce.aboutClaims(seen, claimEvents(seen, found, tries, &seen.cbr.Status))
+			before = seen.cbr.Status
+		}
+		if diff := cmp.Diff(step.want, events.take()); diff != "" {
+			t.Errorf("%s:\n%s", step.name, diff)
+		}
+	}
+	for _, note := range events.notes {
+		if len(note) > maxNote {
+			t.Errorf("a note has %d bytes; the API takes %d", len(note), maxNote)
+		}
+	}
+
+	t.Run("claims that are gone are forgotten", func(t *testing.T) {
+		seen.claims = nil
+		announce.aboutClaims(seen, nil)
+		if len(announce.told) != 0 {
+			t.Errorf("still remembered: %v", announce.told)
+		}
+	})
+}
