@@ -64,7 +64,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // populateAndReport runs one population and leaves its result in the termination message.
 func populateAndReport(ctx context.Context, f *flags, stdout io.Writer, log *slog.Logger) outcome.Reason {
-	result, err := populateOrPanic(ctx, f, stdout, log)
+	result, err := guard(ctx, log, func() (outcome.Result, error) { return populate.Run(ctx, f.resolve(), stdout, log) })
 	result.Reason = outcome.ReasonOf(err)
 	if err != nil {
 		result.Message = err.Error()
@@ -79,9 +79,8 @@ func populateAndReport(ctx context.Context, f *flags, stdout io.Writer, log *slo
 	return result.Reason
 }
 
-// populateOrPanic turns a panic into an error with a reason, and returns soon after ctx has ended whatever the
-// population does.
-func populateOrPanic(ctx context.Context, f *flags, stdout io.Writer, log *slog.Logger) (outcome.Result, error) {
+// guard turns a panic of run into an error with a reason, and returns soon after ctx has ended whatever run does.
+func guard(ctx context.Context, log *slog.Logger, run func() (outcome.Result, error)) (outcome.Result, error) {
 	type ending struct {
 		result outcome.Result
 		err    error
@@ -94,7 +93,7 @@ func populateOrPanic(ctx context.Context, f *flags, stdout io.Writer, log *slog.
 				done <- ending{err: outcome.Errorf(outcome.InternalError, "the populator has a defect: %v", p)}
 			}
 		}()
-		result, err := populate.Run(ctx, f.resolve(), stdout, log)
+		result, err := run()
 		done <- ending{result, err}
 	}()
 	select {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sort"
 	"strings"
 )
 
@@ -175,30 +176,35 @@ type Result struct {
 	Resumes int `json:"resumes,omitempty"`
 }
 
-// Marshal renders r for the termination message, shortening Message so that the document stays whole within
+// Marshal renders r for the termination message, shortening Message as little as it takes to keep the document whole within
 // MaxMessageBytes.
 func (r Result) Marshal() ([]byte, error) {
 	r.Version = Version
-	for {
+	full := strings.ToValidUTF8(r.Message, "\uFFFD")
+	render := func(keep int) ([]byte, error) {
+		r.Message = full
+		if keep < len(full) {
+			r.Message = strings.ToValidUTF8(full[:keep], "") + cutMark
+		}
 		data, err := json.Marshal(r)
 		if err != nil {
 			return nil, fmt.Errorf("encode result: %w", err)
 		}
-		over := len(data) - MaxMessageBytes
-		if over <= 0 {
-			return data, nil
-		}
-		if r.Message == "" {
-			return nil, fmt.Errorf("encode result: %d bytes exceed the %d of a termination message", len(data), MaxMessageBytes)
-		}
-		// One byte of the message takes at least one byte of JSON, so removing `over` bytes, with room for
-		// the mark of the cut, ends after few rounds.
-		keep := max(0, len(r.Message)-over-len(cutMark))
-		r.Message = strings.ToValidUTF8(r.Message[:keep], "")
-		if r.Message != "" {
-			r.Message += cutMark
-		}
+		return data, nil
 	}
+	data, err := render(len(full))
+	if err != nil || len(data) <= MaxMessageBytes {
+		return data, err
+	}
+	// A byte of the message takes one to six of JSON, so the longest prefix that fits is searched for.
+	tooLong := sort.Search(min(len(full), MaxMessageBytes), func(keep int) bool {
+		data, err := render(keep)
+		return err != nil || len(data) > MaxMessageBytes
+	})
+	if tooLong == 0 {
+		return nil, fmt.Errorf("encode result: without its message it exceeds the %d bytes of a termination message", MaxMessageBytes)
+	}
+	return render(tooLong - 1)
 }
 
 const cutMark = "…"
@@ -216,6 +222,9 @@ func Parse(message string) (Result, error) {
 	}
 	if r.Reason == "" {
 		return Result{}, errors.New("parse termination message: it has no reason")
+	}
+	if dec.More() {
+		return Result{}, errors.New("parse termination message: something follows the result")
 	}
 	return r, nil
 }
