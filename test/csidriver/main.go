@@ -127,10 +127,10 @@ func serve(ctx context.Context, o options, d *driver.Driver, l net.Listener, log
 			cancel()
 			return errors.Join(err, <-ended)
 		}
+		s := grpc.NewServer()
+		registerapi.RegisterRegistrationServer(s, reg)
 		servers++
-		go func() {
-			ended <- driver.ServeOther(ctx, rl, func(s grpc.ServiceRegistrar) { registerapi.RegisterRegistrationServer(s, reg) })
-		}()
+		go func() { ended <- socket.Serve(ctx, s, rl, nil) }()
 	}
 	var err error
 	select {

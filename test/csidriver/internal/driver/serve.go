@@ -2,8 +2,6 @@ package driver
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"time"
@@ -11,14 +9,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/socket"
 )
 
-const (
-	// stopGrace is how long requests may go on after the driver was asked to stop.
-	stopGrace = 3 * time.Second
-	// maxConcurrentStreams bounds the requests of one connection.
-	maxConcurrentStreams = 256
-)
+// maxConcurrentStreams bounds the requests of one connection.
+const maxConcurrentStreams = 256
 
 // Serve answers on the listener until ctx ends. Requests that are running then may end within a few seconds; after that
 // they are cancelled, with an error status for their clients. It closes the listener.
@@ -30,42 +26,7 @@ func (d *Driver) Serve(ctx context.Context, l net.Listener) error {
 		grpc.ChainStreamInterceptor(d.logStream),
 	)
 	d.Register(s)
-	return serveUntil(ctx, s, l, d.Close)
-}
-
-// ServeOther answers on the listener with other services, of which requests are short, until ctx ends.
-func ServeOther(ctx context.Context, l net.Listener, register func(grpc.ServiceRegistrar)) error {
-	s := grpc.NewServer()
-	register(s)
-	return serveUntil(ctx, s, l, func() {})
-}
-
-func serveUntil(ctx context.Context, s *grpc.Server, l net.Listener, cancelRequests func()) error {
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
-	stopped := make(chan struct{})
-	go func() {
-		s.GracefulStop()
-		close(stopped)
-	}()
-	t := time.NewTimer(stopGrace)
-	defer t.Stop()
-	select {
-	case <-stopped:
-	case <-t.C:
-		cancelRequests()
-		s.Stop()
-		<-stopped
-	}
-	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
-	}
-	return nil
+	return socket.Serve(ctx, s, l, d.Close)
 }
 
 func (d *Driver) logUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

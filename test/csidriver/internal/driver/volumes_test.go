@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -94,6 +95,26 @@ func TestBlockRestore(t *testing.T) {
 	}})
 	if got := readFile(t, clone.publish()); !bytes.Equal(got, want) {
 		t.Error("clone differs")
+	}
+}
+
+// What a writer wrote is in the snapshot also if the writer goes on and never synced.
+func TestSnapshotOfADeviceThatIsOpen(t *testing.T) {
+	h := newHarness(t, nil)
+	v := h.create("v", mib, blockCap(), nil)
+	f, err := os.OpenFile(v.publish(), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(randomBytes(newRand(t), 3*4096), 5*4096); err != nil {
+		t.Fatal(err)
+	}
+	got := h.mustAsk(request{target: v.snapshot("s")}).blocks()
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, []int64{5, 6, 7}) {
+		t.Errorf("allocated %v", got)
 	}
 }
 

@@ -2,6 +2,7 @@
 package socket
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,7 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"google.golang.org/grpc"
 )
+
+// stopGrace is how long requests may go on after a server was asked to stop.
+const stopGrace = 3 * time.Second
 
 // Listen listens on the path. It removes a socket that nobody answers on, and refuses to take one away from somebody who
 // does. Closing the listener removes the socket.
@@ -43,6 +49,38 @@ func removeStale(path string) error {
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale socket: %w", err)
+	}
+	return nil
+}
+
+// Serve answers on the listener until ctx ends. Requests that are running then may end within a few seconds; after that
+// cancelRequests is called, if there is one, and they are cancelled. It closes the listener.
+func Serve(ctx context.Context, s *grpc.Server, l net.Listener, cancelRequests func()) error {
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	stopped := make(chan struct{})
+	go func() {
+		s.GracefulStop()
+		close(stopped)
+	}()
+	t := time.NewTimer(stopGrace)
+	defer t.Stop()
+	select {
+	case <-stopped:
+	case <-t.C:
+		if cancelRequests != nil {
+			cancelRequests()
+		}
+		s.Stop()
+		<-stopped
+	}
+	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	}
 	return nil
 }
