@@ -206,12 +206,12 @@ type ChangedBlockRangeStatus struct {
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`
 // +kubebuilder:printcolumn:name="Entries",type=integer,JSONPath=`.status.entryCount`
 // +kubebuilder:printcolumn:name="Changed",type=string,JSONPath=`.status.changed`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Driver",type=string,JSONPath=`.status.driver`,priority=1
 // +kubebuilder:printcolumn:name="Mode",type=string,JSONPath=`.status.mode`,priority=1
 // +kubebuilder:printcolumn:name="Format",type=string,JSONPath=`.spec.format`,priority=1
 // +kubebuilder:printcolumn:name="ListSize",type=string,JSONPath=`.status.listSize`,priority=1
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.message`,priority=1
-// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type ChangedBlockRange struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional

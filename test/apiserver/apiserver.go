@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"k8s.io/client-go/rest"
@@ -38,9 +39,10 @@ type Server struct {
 
 	environment *envtest.Environment
 	dir         string
+	beforeStop  []func()
 }
 
-// Start starts a server that stops when the test ends. A package with many tests starts one for all of them with Main.
+// Start starts a server that stops when the test ends.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
 	server, err := New()
@@ -55,16 +57,30 @@ func Start(tb testing.TB) *Server {
 	return server
 }
 
-// Main runs a package's tests beside one server, which it gives to use first, and returns the process's exit code.
-func Main(m *testing.M, use func(*Server)) int {
-	server, err := New()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+// shared is the server of Shared. It starts only when a test asks for it, so that a package's other tests need no binaries.
+var shared struct {
+	once   sync.Once
+	server *Server
+	err    error
+}
+
+// Shared returns the one server of all tests of a package, whose TestMain must be Main.
+func Shared(tb testing.TB) *Server {
+	tb.Helper()
+	shared.once.Do(func() { shared.server, shared.err = New() })
+	if shared.err != nil {
+		tb.Fatal(shared.err)
 	}
-	use(server)
+	return shared.server
+}
+
+// Main runs a package's tests, stops the server of Shared, and returns the process's exit code.
+func Main(m *testing.M) int {
 	code := m.Run()
-	if err := server.Stop(); err != nil {
+	if shared.server == nil {
+		return code
+	}
+	if err := shared.server.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -104,8 +120,15 @@ func New() (*Server, error) {
 	return server, nil
 }
 
+// BeforeStop has f called by Stop first. What watches the server has to end before it, because the server waits for open
+// connections.
+func (s *Server) BeforeStop(f func()) { s.beforeStop = append(s.beforeStop, f) }
+
 // Stop stops the server and removes what it wrote.
 func (s *Server) Stop() error {
+	for _, f := range s.beforeStop {
+		f()
+	}
 	var errs []error
 	if err := s.environment.Stop(); err != nil {
 		errs = append(errs, fmt.Errorf("stop API server: %w", err))
