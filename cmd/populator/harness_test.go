@@ -77,8 +77,8 @@ func newScene(tb testing.TB, cfg fakes.Config) *scene {
 		volume:      filepath.Join(dir, "volume"),
 		token:       filepath.Join(dir, "token"),
 		termination: filepath.Join(dir, "termination"),
-		quick: []string{"--backoff-min=1ms", "--backoff-max=4ms", "--probe-after=150ms", "--probe-timeout=150ms",
-			"--stall-timeout=600ms", "--end-grace=200ms"},
+		quick: []string{"--backoff-min=1ms", "--backoff-max=4ms", "--probe-after=150ms", "--probe-timeout=1s",
+			"--stall-timeout=3s", "--end-grace=200ms"},
 	}
 	for _, d := range []string{s.endpoint, s.volume} {
 		if err := os.Mkdir(d, 0o755); err != nil {

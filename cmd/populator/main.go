@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/internal/populate"
 )
@@ -133,23 +131,4 @@ func writeTermination(path string, given bool, result outcome.Result) error {
 	}
 	// Not by rename: the kubelet mounts this very file.
 	return os.WriteFile(path, data, 0o644)
-}
-
-// newCommand returns the root command.
-func newCommand(run func(*flags)) *cobra.Command {
-	f := &flags{}
-	c := &cobra.Command{
-		Use:           "populator [flags]",
-		Short:         "Write the list of a snapshot's changed or allocated blocks to a volume or to standard output",
-		Long:          longHelp,
-		Example:       exampleHelp,
-		Version:       version(),
-		Args:          cobra.NoArgs,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Run:           func(c *cobra.Command, _ []string) { f.note(c); run(f) },
-	}
-	f.register(c.Flags())
-	c.CompletionOptions.DisableDefaultCmd = true
-	return c
 }

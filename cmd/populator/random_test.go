@@ -160,7 +160,7 @@ func brokenCall(r *rand.Rand, v fakes.Volume) fakes.Call {
 func (c combination) run(t *testing.T) {
 	s := newScene(t, c.cfg)
 	s.quick = []string{"--backoff-min=1ms", "--backoff-max=4ms", "--probe-after=60ms", "--probe-timeout=500ms",
-		"--stall-timeout=150ms", "--end-grace=60ms"}
+		"--stall-timeout=150ms", "--end-grace=60ms", "--max-attempts=30"}
 	s.args = append(c.expect.flags(), "--when-delta-unavailable="+populate.UseAllocated,
 		fmt.Sprintf("--restore-size-bytes=%d", c.cfg.Volume.Capacity))
 	c.expect.restoreSize = c.cfg.Volume.Capacity
