@@ -161,7 +161,7 @@ func change[T client.Object](c *cluster, object T, status bool, edit func(T)) {
 	}
 }
 
-// remove deletes an object, taking off the protection that only a controller which does not run here would take off.
+// remove asks for the deletion of an object.
 func (c *cluster) remove(object client.Object) {
 	c.Helper()
 	if err := c.Delete(c.Context(), object); client.IgnoreNotFound(err) != nil {

@@ -1,0 +1,159 @@
+package controller
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// indexedClient is a fake client that has the field indexes of the manager's cache.
+type indexedClient struct{ *fake.ClientBuilder }
+
+func (b indexedClient) IndexField(_ context.Context, object client.Object, field string, keys client.IndexerFunc) error {
+	b.WithIndex(object, field, keys)
+	return nil
+}
+
+func TestEachObjectWakesThoseItConcerns(t *testing.T) {
+	named := func(namespace, name, from, to, driver string) client.Object {
+		return aRange(func(o *v1alpha1.ChangedBlockRange) {
+			o.Namespace, o.Name = namespace, name
+			o.Spec.FromVolumeSnapshotName, o.Spec.ToVolumeSnapshotName, o.Status.Driver = from, to, driver
+		})
+	}
+	stolen := aSnapshot("stolen").object
+	stolen.Status.BoundVolumeSnapshotContentName = ptr("content-from")
+	builder := indexedClient{fake.NewClientBuilder().WithScheme(testScheme()).WithObjects(
+		named("app", "increment", "from", "to", "driver"), named("app", "full", "", "to", "driver"), named("app", "thief", "stolen", "x", "other"),
+		named("elsewhere", "increment", "from", "to", "driver"), stolen,
+	)}
+	if err := addIndexes(t.Context(), builder); err != nil {
+		t.Fatal(err)
+	}
+	w := watches{builder.Build()}
+
+	claim := func(edit func(*corev1.TypedObjectReference)) client.Object {
+		c := aClaim("a")
+		c.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: ptr(v1alpha1.GroupName), Kind: v1alpha1.Kind, Name: "increment"}
+		edit(c.Spec.DataSourceRef)
+		return &c
+	}
+	plainClaim, pod, plainPod := aClaim("a"), aPod("a"), corev1.Pod{}
+	tests := map[string]struct {
+		wakes  func(context.Context, client.Object) []reconcile.Request
+		object client.Object
+		want   []string
+	}{
+		"base snapshot":      {w.forSnapshot, aSnapshot("from").object, []string{"app/increment"}},
+		"target snapshot":    {w.forSnapshot, aSnapshot("to").object, []string{"app/full", "app/increment"}},
+		"unrelated snapshot": {w.forSnapshot, aSnapshot("unrelated").object, nil},
+		"content":            {w.forContent, aSnapshot("to").content, []string{"app/full", "app/increment"}},
+		"content also of another snapshot that claims it": {w.forContent, aSnapshot("from").content, []string{"app/increment", "app/thief"}},
+		"metadata service":                  {w.forService, &metadatav1.SnapshotMetadataService{ObjectMeta: metav1.ObjectMeta{Name: "driver"}}, []string{"app/full", "app/increment", "elsewhere/increment"}},
+		"unrelated metadata service":        {w.forService, &metadatav1.SnapshotMetadataService{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, nil},
+		"claim":                             {w.forClaim, claim(func(*corev1.TypedObjectReference) {}), []string{"app/increment"}},
+		"claim that says its own namespace": {w.forClaim, claim(func(r *corev1.TypedObjectReference) { r.Namespace = ptr("app") }), []string{"app/increment"}},
+		"claim that refers elsewhere":       {w.forClaim, claim(func(r *corev1.TypedObjectReference) { r.Namespace = ptr("elsewhere") }), nil},
+		"claim of another kind":             {w.forClaim, claim(func(r *corev1.TypedObjectReference) { r.Kind = "VolumeSnapshot" }), nil},
+		"claim of another group":            {w.forClaim, claim(func(r *corev1.TypedObjectReference) { r.APIGroup = ptr("x") }), nil},
+		"claim of the core group":           {w.forClaim, claim(func(r *corev1.TypedObjectReference) { r.APIGroup = nil }), nil},
+		"claim without source":              {w.forClaim, &plainClaim, nil},
+		"populator pod":                     {w.forPod, &pod, []string{"app/cbr"}},
+		"another pod":                       {w.forPod, &plainPod, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, r := range test.wakes(t.Context(), test.object) {
+				got = append(got, r.String())
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(test.want, slices.Compact(got)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestOnlyRelevantUpdatesPass(t *testing.T) {
+	update := func(p predicate.Predicate, before, after client.Object) bool {
+		return p.Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after})
+	}
+	touch := func(object client.Object) client.Object {
+		object.SetResourceVersion("2")
+		object.SetLabels(map[string]string{"unrelated": "label"})
+		object.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "m"}})
+		return object
+	}
+	content, claim, pod := aSnapshot("a").content, aClaim("a"), aPod("a")
+	service := &metadatav1.SnapshotMetadataService{}
+	for name, unrelated := range map[string]bool{
+		"snapshot": update(onChange(snapshotFacts), aSnapshot("a").object, touch(aSnapshot("a").object)),
+		"content":  update(onChange(contentFacts), content, touch(content.DeepCopy())),
+		"service":  update(onChange(serviceFacts), service, touch(service.DeepCopy())),
+		"claim":    update(onChange(claimFacts), &claim, touch(claim.DeepCopy())),
+		"pod":      update(onChange(podFacts), &pod, touch(pod.DeepCopy())),
+	} {
+		if unrelated {
+			t.Errorf("an unrelated update of a %s passes", name)
+		}
+	}
+
+	ready := aSnapshot("a").object
+	pending := aSnapshot("a", func(s *snapshot) { s.object.Status.ReadyToUse = nil }).object
+	leaving := aSnapshot("a", func(s *snapshot) { isDeleting(s.object) }).object
+	changeID := aSnapshot("a", func(s *snapshot) { s.object.Annotations = map[string]string{annotationVSphereChangeID: "1"} }).object
+	handle := aSnapshot("a", func(s *snapshot) { s.content.Status.SnapshotHandle = ptr("x") }).content
+	started, bound := aClaim("a", isStarted), aClaim("a", isBound)
+	done, recorded := aPod("a", ended(t, late, threeBlocks())), aPod("a", isRecorded)
+	for name, relevant := range map[string]bool{
+		"snapshot becomes ready":      update(onChange(snapshotFacts), pending, ready),
+		"snapshot is being deleted":   update(onChange(snapshotFacts), ready, leaving),
+		"snapshot gets its change ID": update(onChange(snapshotFacts), ready, changeID),
+		"content gets its handle":     update(onChange(contentFacts), content, handle),
+		"claim is started":            update(onChange(claimFacts), &claim, &started),
+		"claim is bound":              update(onChange(claimFacts), &claim, &bound),
+		"pod ends":                    update(onChange(podFacts), &pod, &done),
+		"pod is recorded":             update(onChange(podFacts), &pod, &recorded),
+		"creation":                    onChange(podFacts).Create(event.CreateEvent{Object: &pod}),
+		"deletion":                    onChange(podFacts).Delete(event.DeleteEvent{Object: &pod}),
+	} {
+		if !relevant {
+			t.Errorf("%s: does not pass", name)
+		}
+	}
+}
+
+func TestMissingKindsAreNamed(t *testing.T) {
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(v1alpha1.GroupVersion.WithKind(v1alpha1.Kind), meta.RESTScopeNamespace)
+	mapper.Add(snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshot"), meta.RESTScopeNamespace)
+	err := checkKinds(mapper)
+	if err == nil {
+		t.Fatal("nothing is missing")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	slices.Sort(lines)
+	want := []string{
+		"the cluster does not serve the kind SnapshotMetadataService of cbt.storage.k8s.io/v1beta1: install the SnapshotMetadataService definition (kubernetes-csi/external-snapshot-metadata); then restart this controller",
+		"the cluster does not serve the kind VolumeSnapshotContent of snapshot.storage.k8s.io/v1: install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter); then restart this controller",
+	}
+	if diff := cmp.Diff(want, lines); diff != "" {
+		t.Error(diff)
+	}
+}
