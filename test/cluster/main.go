@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"syscall"
 
@@ -22,14 +21,19 @@ func main() {
 	if err == nil {
 		return
 	}
-	// kubectl has had its say already; its exit code is ours.
-	var exit *exec.ExitError
+	var exit exitError
 	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
+		os.Exit(int(exit))
 	}
 	fmt.Fprintln(os.Stderr, "cluster:", err)
 	os.Exit(1)
 }
+
+// exitError is the exit code of a program that ran in our place, such as
+// kubectl, and has had its say already.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{

@@ -71,9 +71,9 @@ func printStatus(status supervise.Status) {
 	fmt.Printf("%s, supervisor %d, started %s ago, ready after %.1f s\n", status.Phase, status.Pid,
 		time.Since(status.Started).Round(time.Second), status.ReadyIn.Seconds())
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "COMPONENT\tSTATE\tPID\tAGE\tRESTARTS\t")
+	_, _ = fmt.Fprintln(table, "COMPONENT\tSTATE\tPID\tAGE\tRESTARTS\t")
 	for _, c := range status.Components {
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%s\n", c.Name, c.State, c.Pid, time.Since(c.Since).Round(time.Second),
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%s\n", c.Name, c.State, c.Pid, time.Since(c.Since).Round(time.Second),
 			c.Restarts, strings.Join(append([]string{c.End, c.Trouble}, c.Args...), " "))
 	}
 	_ = table.Flush()
@@ -190,7 +190,12 @@ func enterCommand() *cobra.Command {
 func passThrough(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	return cmd.Run()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exitError(exit.ExitCode())
+	}
+	return err
 }
 
 func restartCommand() *cobra.Command {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -86,7 +85,7 @@ func up(ctx context.Context, opts boot.Options, skipBuild bool) error {
 	if running, err := alreadyUp(ctx, l); running || err != nil {
 		return err
 	}
-	if err := host.Prepare(ctx, os.Stdout); err != nil {
+	if err := host.Prepare(ctx, func(line string) { fmt.Println(line) }); err != nil {
 		return err
 	}
 	if !skipBuild {
@@ -120,7 +119,7 @@ func alreadyUp(ctx context.Context, l layout.Layout) (bool, error) {
 		return true, unhealthy(l, status)
 	}
 	fmt.Printf("the cluster runs already, for %s\n", time.Since(status.Started).Round(time.Second))
-	usage(os.Stdout, l)
+	usage(l)
 	return true, nil
 }
 
@@ -196,12 +195,12 @@ func follow(ctx context.Context, l layout.Layout, supervisor *exec.Cmd) error {
 	if last.Kind == supervise.Failed {
 		return fmt.Errorf("the cluster did not start: %s\nlook around with `cluster status` and `cluster logs COMPONENT`, then run `cluster down`", last.Text)
 	}
-	usage(os.Stdout, l)
+	usage(l)
 	return nil
 }
 
-func usage(out io.Writer, l layout.Layout) {
-	fmt.Fprintf(out, `
+func usage(l layout.Layout) {
+	fmt.Printf(`
 Use it:
   export KUBECONFIG=%s
   export KO_DOCKER_REPO=%s/cbt-populator KO_DEFAULTBASEIMAGE=%s/base   # ko … --insecure-registry

@@ -89,23 +89,24 @@ func start(ctx, starting context.Context, opts Options, sup *supervise.Superviso
 		return err
 	}
 	phase, wait = errgroup.WithContext(starting)
-	for _, c := range []supervise.Component{s.kubelet(), s.controllerManager(), s.scheduler(), s.proxy(), s.provisioner()} {
+	for _, c := range []supervise.Component{s.kubelet(), s.controllerManager(), s.scheduler(), s.proxy()} {
 		phase.Go(func() error { return sup.Start(wait, c) })
 	}
-	phase.Go(func() error { return s.snapshots(wait, sup, creds) })
+	phase.Go(func() error { return s.storage(wait, sup, creds) })
 	if err := phase.Wait(); err != nil {
 		return err
 	}
 	return s.settle(starting, sup)
 }
 
-// snapshots applies the cluster's objects and starts those who need them.
-func (s set) snapshots(ctx context.Context, sup *supervise.Supervisor, creds *credentials) error {
+// storage applies the cluster's objects and starts those who need them: kinds
+// to watch, and roles without which their first look-ups fail and back off.
+func (s set) storage(ctx context.Context, sup *supervise.Supervisor, creds *credentials) error {
 	if err := sup.Step("objects", func() error { return s.apply(ctx, creds.metadataCA.Cert) }); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, c := range []supervise.Component{s.snapshotController(), s.snapshotter(), s.metadataSidecar()} {
+	for _, c := range []supervise.Component{s.snapshotController(), s.snapshotter(), s.provisioner(), s.metadataSidecar()} {
 		g.Go(func() error { return sup.Start(ctx, c) })
 	}
 	return g.Wait()
@@ -200,10 +201,11 @@ func (s set) writeFiles() error {
 		}
 	}
 	for path, render := range map[string]func() ([]byte, error){
-		s.ConfigFile("containerd.toml"):          func() ([]byte, error) { return config.Containerd(s.Layout) },
-		s.Path("cni", "conf", "10-cbt.conflist"): func() ([]byte, error) { return config.CNI(s.Layout) },
-		s.ConfigFile("kubelet.json"):             func() ([]byte, error) { return config.Kubelet(s.Layout, featureGates) },
-		s.ConfigFile("resolv.conf"):              func() ([]byte, error) { return config.ResolvConf(), nil },
+		s.ConfigFile("containerd.toml"):                            func() ([]byte, error) { return config.Containerd(s.Layout) },
+		s.Path("containerd", "certs.d", "docker.io", "hosts.toml"): func() ([]byte, error) { return config.RegistryHosts(), nil },
+		s.Path("cni", "conf", "10-cbt.conflist"):                   func() ([]byte, error) { return config.CNI(s.Layout) },
+		s.ConfigFile("kubelet.json"):                               func() ([]byte, error) { return config.Kubelet(s.Layout, featureGates) },
+		s.ConfigFile("resolv.conf"):                                func() ([]byte, error) { return config.ResolvConf(), nil },
 	} {
 		data, err := render()
 		if err != nil {

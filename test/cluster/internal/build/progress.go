@@ -17,7 +17,10 @@ type Progress struct {
 	reused []string
 }
 
-func (p *Progress) say(line string) { fmt.Fprintln(p.Out, line) }
+func (p *Progress) say(line string) { p.print(line + "\n") }
+
+// print: a terminal that has gone away is no reason to stop building.
+func (p *Progress) print(text string) { _, _ = io.WriteString(p.Out, text) }
 
 // reuse notes a component that need not be built; the notes come out as one line.
 func (p *Progress) reuse(name string) { p.reused = append(p.reused, name) }
@@ -32,7 +35,7 @@ func (p *Progress) finish() {
 // start prints the line's beginning and returns the function that ends it.
 func (p *Progress) start(line string) func(result string) {
 	p.finish()
-	fmt.Fprint(p.Out, line+" … ")
+	p.print(line + " … ")
 	if !p.Terminal {
 		return func(result string) { p.say(result) }
 	}
@@ -47,7 +50,7 @@ func (p *Progress) start(line string) func(result string) {
 			case <-stop:
 				return
 			case <-ticker.C:
-				fmt.Fprintf(p.Out, "\r%s … %.0f s", line, time.Since(started).Seconds())
+				p.print(fmt.Sprintf("\r%s … %.0f s", line, time.Since(started).Seconds()))
 			}
 		}
 	}()

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 // stamp identifies what a binary is built from: the module graph, the
@@ -16,7 +17,7 @@ import (
 func stamp(goMod, goSum []byte, toolchain, pkg, flags string) string {
 	h := sha256.New()
 	for _, part := range [][]byte{goMod, goSum, []byte(toolchain), []byte(pkg), []byte(flags)} {
-		fmt.Fprintf(h, "%d\n", len(part))
+		h.Write([]byte(strconv.Itoa(len(part)) + "\n"))
 		h.Write(part)
 	}
 	return hex.EncodeToString(h.Sum(nil))

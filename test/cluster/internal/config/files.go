@@ -47,7 +47,16 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{{.State}}/cni/conf"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{{.State}}/containerd/certs.d"
 `))
+
+// RegistryHosts has containerd ask the cluster's own registry for images of
+// Docker Hub, so that a manifest which says busybox:stable runs here and on
+// any other cluster.
+func RegistryHosts() []byte {
+	return fmt.Appendf(nil, "[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", "http://"+layout.Registry)
+}
 
 // Containerd renders containerd's configuration.
 func Containerd(l layout.Layout) ([]byte, error) {

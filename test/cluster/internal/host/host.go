@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -81,9 +80,9 @@ func lookPath(name string) (string, error) {
 
 // Prepare installs the missing packages, without starting the services that
 // come with them, and loads kernel modules where there are any.
-func Prepare(ctx context.Context, out io.Writer) error {
+func Prepare(ctx context.Context, say func(string)) error {
 	if missing := absent(); len(missing) > 0 {
-		if err := install(ctx, out, missing); err != nil {
+		if err := install(ctx, say, missing); err != nil {
 			return err
 		}
 		if still := absent(); len(still) > 0 {
@@ -112,11 +111,11 @@ func absent() []string {
 	return missing
 }
 
-func install(ctx context.Context, out io.Writer, packages []string) (err error) {
+func install(ctx context.Context, say func(string), packages []string) (err error) {
 	if _, err := lookPath("apt-get"); err != nil {
 		return fmt.Errorf("the local cluster runs on Debian and Ubuntu; on another system, install what these packages hold: %s", strings.Join(packages, ", "))
 	}
-	fmt.Fprintln(out, "installing Debian packages: "+strings.Join(packages, " "))
+	say("installing Debian packages: " + strings.Join(packages, " "))
 	allow, err := forbidServices()
 	if err != nil {
 		return err

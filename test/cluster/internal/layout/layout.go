@@ -112,28 +112,56 @@ func findSource() (string, error) {
 	return "", errors.New("the checkout is not found: keep this program in the checkout's bin folder, or run it inside the checkout")
 }
 
+// Bin is where a built program lies.
 func (l Layout) Bin(name string) string { return filepath.Join(l.Source, "bin", name) }
-func (l Layout) ComponentDir(n string) string {
-	return filepath.Join(l.Source, "test/cluster/components", n)
+
+// BuildLog is where the output of a failed build is kept.
+func (l Layout) BuildLog(name string) string { return l.Bin(filepath.Join(".logs", name+".log")) }
+
+// ComponentDir is the folder with the go.mod that pins an upstream project.
+func (l Layout) ComponentDir(name string) string {
+	return filepath.Join(l.Source, "test/cluster/components", name)
 }
 
+// Path is a path in the state folder.
 func (l Layout) Path(elem ...string) string {
 	return filepath.Join(append([]string{l.State}, elem...)...)
 }
+
+// Log is a component's log file.
 func (l Layout) Log(component string) string { return l.Path("logs", component+".log") }
-func (l Layout) BuildLog(name string) string {
-	return filepath.Join(l.Source, "bin", ".logs", name+".log")
-}
-func (l Layout) Kubeconfig() string         { return l.Path("kubeconfig") }
-func (l Layout) ConfigFile(n string) string { return l.Path("config", n) }
-func (l Layout) PKI(n string) string        { return l.Path("pki", n) }
-func (l Layout) Control() string            { return l.Path("supervisor.sock") }
-func (l Layout) SupervisorRecord() string   { return l.Path("supervisor.json") }
-func (l Layout) HostRecord() string         { return l.Path("host.json") }
+
+// Kubeconfig is the cluster administrator's.
+func (l Layout) Kubeconfig() string { return l.Path("kubeconfig") }
+
+// ConfigFile is a component's configuration file.
+func (l Layout) ConfigFile(name string) string { return l.Path("config", name) }
+
+// PKI is a certificate, a key, or without its suffix a pair of them.
+func (l Layout) PKI(name string) string { return l.Path("pki", name) }
+
+// Control is the supervisor's socket.
+func (l Layout) Control() string { return l.Path("supervisor.sock") }
+
+// SupervisorRecord names the supervisor's process.
+func (l Layout) SupervisorRecord() string { return l.Path("supervisor.json") }
+
+// HostRecord says what `down` has to undo on the host.
+func (l Layout) HostRecord() string { return l.Path("host.json") }
+
+// Kubelet is a path in the kubelet's root folder.
 func (l Layout) Kubelet(elem ...string) string {
 	return l.Path(append([]string{"kubelet"}, elem...)...)
 }
+
+// ContainerdSocket is where containerd answers the kubelet.
 func (l Layout) ContainerdSocket() string { return l.Path("containerd", "containerd.sock") }
-func (l Layout) CSISocket() string        { return l.Kubelet("plugins", Driver, "csi.sock") }
-func (l Layout) RegistrationDir() string  { return l.Kubelet("plugins_registry") }
-func (l Layout) DriverState() string      { return l.Path("csidriver") }
+
+// CSISocket is where the sample driver answers the kubelet and its sidecars.
+func (l Layout) CSISocket() string { return l.Kubelet("plugins", Driver, "csi.sock") }
+
+// RegistrationDir is where the kubelet looks for drivers.
+func (l Layout) RegistrationDir() string { return l.Kubelet("plugins_registry") }
+
+// DriverState holds the sample driver's volumes and snapshots.
+func (l Layout) DriverState() string { return l.Path("csidriver") }

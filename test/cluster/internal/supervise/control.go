@@ -134,8 +134,10 @@ func (c *Client) Follow(ctx context.Context, each func(Event)) error {
 	}
 }
 
-// Kill and Restart return once it is done.
-func (c *Client) Kill(ctx context.Context, q Request) error    { return c.order(ctx, "/kill", q) }
+// Kill returns once the component has ended.
+func (c *Client) Kill(ctx context.Context, q Request) error { return c.order(ctx, "/kill", q) }
+
+// Restart returns once the component works again.
 func (c *Client) Restart(ctx context.Context, q Request) error { return c.order(ctx, "/restart", q) }
 
 func (c *Client) order(ctx context.Context, path string, q Request) error {

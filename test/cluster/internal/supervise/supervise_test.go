@@ -21,11 +21,7 @@ import (
 func newSupervisor(t *testing.T) (*Supervisor, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	// A short path: a unix socket's may have 107 bytes.
-	dir, err := os.MkdirTemp("", "s")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	s, starting := New(ctx, layout.Layout{State: dir})
 	s.Launch((*exec.Cmd).Start)
 	t.Cleanup(func() {
@@ -35,9 +31,6 @@ func newSupervisor(t *testing.T) (*Supervisor, context.Context) {
 			}
 		}
 		cancel()
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
 	})
 	return s, starting
 }

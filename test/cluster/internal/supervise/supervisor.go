@@ -102,9 +102,11 @@ func (s *Supervisor) startChild(ctx context.Context, ch *child) error {
 	}
 	ch.run, ch.state = r, Starting
 	s.mu.Unlock()
+	// A later restart must not end with the request that made this start.
+	life := context.WithoutCancel(ctx)
 	go func() {
 		r.wait()
-		s.ended(ch, r)
+		s.ended(life, ch, r)
 	}()
 	if ch.Ready != nil {
 		if err := s.awaitReady(ctx, ch, r); err != nil {
@@ -150,7 +152,7 @@ func (s *Supervisor) obituary(name string, r *run) error {
 }
 
 // ended notes the end of a process, and starts it again where that is by design.
-func (s *Supervisor) ended(ch *child, r *run) {
+func (s *Supervisor) ended(ctx context.Context, ch *child, r *run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ch.run != r {
@@ -174,11 +176,11 @@ func (s *Supervisor) ended(ch *child, r *run) {
 	}
 	delay := ch.nextDelay
 	ch.nextDelay = min(2*delay, maxRestartDelay)
-	time.AfterFunc(delay, func() { s.revive(ch, r) })
+	time.AfterFunc(delay, func() { s.revive(ctx, ch, r) })
 }
 
 // revive starts a sidecar again unless somebody else has meanwhile.
-func (s *Supervisor) revive(ch *child, dead *run) {
+func (s *Supervisor) revive(ctx context.Context, ch *child, dead *run) {
 	ch.ops.Lock()
 	defer ch.ops.Unlock()
 	s.mu.Lock()
@@ -189,7 +191,7 @@ func (s *Supervisor) revive(ch *child, dead *run) {
 	ch.restarts++
 	s.mu.Unlock()
 	// Its failure is in the component's state and log, where `cluster status` looks.
-	_ = s.startChild(context.Background(), ch)
+	_ = s.startChild(ctx, ch)
 }
 
 func (s *Supervisor) child(name string) (*child, error) {

@@ -41,11 +41,11 @@ func Supervisor(l layout.Layout) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if start, err := procs.StartTime(r.Pid); err != nil || start != r.Start {
-		// The process is gone; perhaps another one has its number now.
-		return 0, nil
+	// The process may be gone, and another one may have its number now.
+	if start, err := procs.StartTime(r.Pid); err == nil && start == r.Start {
+		return r.Pid, nil
 	}
-	return r.Pid, nil
+	return 0, nil
 }
 
 // hostRecord is what the cluster changes on the host outside its state
