@@ -212,8 +212,8 @@ func forBinarySamples(t *testing.T, f func(t *testing.T, l layout, raw []byte, e
 
 func TestFrom(t *testing.T) {
 	rng := seeded(t)
-	for range 300 {
-		h, extents := randomList(rng, 80)
+	for range 50 {
+		h, extents := randomList(rng, 50)
 		for _, f := range []Format{JSON, Binary} {
 			raw, _ := encode(t, f, small, h, extents)
 			for _, how := range []func(*io.SectionReader, *deviceRecord, layout) (*File, error){verifyList, readEnds} {
