@@ -67,6 +67,9 @@ func (l *library) Start(ctx context.Context) error {
 	}
 	// The watches come first: whatever they add waits in the queues.
 	stopWatching, err := l.watchKeys(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

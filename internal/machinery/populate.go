@@ -111,11 +111,7 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 		return err
 	}
 	if pod == nil {
-		exists, err := f.start(ctx, podClaim{claim: claim, prime: prime}, source)
-		if !exists {
-			f.slots.release(podName(claim.UID))
-		}
-		return err
+		return f.start(ctx, podClaim{claim: claim, prime: prime}, source)
 	}
 	f.starts.observe(pod)
 	switch v := judge(f.cfg, pod, want, f.clock.Now()); v.action {

@@ -39,21 +39,17 @@ func newSlots(total, perDriver int, wake func(types.NamespacedName)) *slots {
 // the same pod is free.
 func (s *slots) acquire(want slot) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.held[want.pod]; ok {
-		return true
-	}
-	if len(s.waiting) == 0 && s.fits(want) {
-		s.held[want.pod] = want
-		return true
-	}
-	if !slices.ContainsFunc(s.waiting, func(w slot) bool { return w.pod == want.pod }) {
-		s.waiting = append(s.waiting, want)
-	}
-	// Others wait for another driver, perhaps; this one may still fit.
-	granted := s.grant()
-	defer s.wakeAll(granted, want.pod)
+	var granted []slot
 	_, ok := s.held[want.pod]
+	if !ok {
+		if !slices.ContainsFunc(s.waiting, func(w slot) bool { return w.pod == want.pod }) {
+			s.waiting = append(s.waiting, want)
+		}
+		granted = s.grant()
+		_, ok = s.held[want.pod]
+	}
+	s.mu.Unlock()
+	s.wakeAll(granted, want.pod)
 	return ok
 }
 

@@ -13,36 +13,45 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
-// start creates the populator pod of a claim that has none. exists tells whether there is one now; if not, err says why,
-// and is nil only if none is needed because the volume was handed over.
-func (f *filler) start(ctx context.Context, target podClaim, source podSource) (exists bool, err error) {
-	claim := target.claim
+// start creates the populator pod of a claim that has none. It returns nil only if none is needed because the volume was
+// handed over.
+func (f *filler) start(ctx context.Context, target podClaim, source podSource) error {
+	// A slot that was granted to the claim goes to the next one unless a pod comes of it.
+	name, keep := podName(target.claim.UID), false
+	defer func() {
+		if !keep {
+			f.slots.release(name)
+		}
+	}()
 	if source.service == nil {
-		return false, f.wait(ctx, claim, "the ChangedBlockRange to be resolved", 0)
+		return f.wait(ctx, target.claim, "the ChangedBlockRange to be resolved", 0)
 	}
-	attempt, delay := f.starts.next(f.cfg, claim.UID, f.clock.Now())
+	attempt, delay := f.starts.next(f.cfg, target.claim.UID, f.clock.Now())
 	if delay > 0 {
-		return false, f.wait(ctx, claim, "the next attempt", delay)
+		return f.wait(ctx, target.claim, "the next attempt", delay)
 	}
 	target.attempt = attempt
-	want := slot{pod: podName(claim.UID), claim: nameOf(claim), driver: source.cbr.Status.Driver}
-	if !f.slots.acquire(want) {
-		return false, f.wait(ctx, claim, "other populator pods to finish", 0)
+	if !f.slots.acquire(slot{pod: name, claim: nameOf(target.claim), driver: source.cbr.Status.Driver}) {
+		// The claim is on the list of those that wait.
+		keep = true
+		return f.wait(ctx, target.claim, "other populator pods to finish", 0)
 	}
 	holder, err := f.volumeHolder(ctx, target.prime)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if holder != target.prime.UID {
 		// complete tells a volume that was handed over from one that was taken away.
-		return false, nil
+		return nil
 	}
 	if err := ensureEndpoint(ctx, f.client, f.cfg.PopulatorNamespace, source.service); err != nil {
-		return false, err
+		return err
 	}
-	return f.create(ctx, target, source)
+	keep, err = f.create(ctx, target, source)
+	return err
 }
 
+// create creates the pod and reports whether there is one now; the error tells what the claim waits for then.
 func (f *filler) create(ctx context.Context, target podClaim, source podSource) (exists bool, err error) {
 	pod := populatorPod(f.cfg, source, target)
 	err = f.client.Create(ctx, pod)
@@ -57,7 +66,7 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	case err != nil:
 		return false, fmt.Errorf("create populator pod %s: %w", client.ObjectKeyFromObject(pod), err)
 	}
-	f.starts.observe(pod)
+	f.starts.created(pod)
 	f.events.populating(target.claim, pod, target.attempt)
 	log.FromContext(ctx).Info("created populator pod", "pod", pod.Name, "attempt", target.attempt)
 	return true, f.wait(ctx, target.claim, "the populator pod", 0)
@@ -94,17 +103,28 @@ func deleteExactly(ctx context.Context, c client.Writer, obj client.Object) erro
 	return nil
 }
 
-// pod returns the populator pod of a claim from the cache, or nil.
+// pod returns the populator pod of a claim from the cache, or nil. The API server is asked about a pod that was created
+// a moment ago and has not shown up in the cache yet.
 func (f *filler) pod(ctx context.Context, claim types.UID) (*corev1.Pod, error) {
 	name := types.NamespacedName{Namespace: f.cfg.PopulatorNamespace, Name: podName(claim)}
 	var pod corev1.Pod
-	if err := f.client.Get(ctx, name, &pod); err != nil {
-		if apierrors.IsNotFound(err) {
-			return nil, nil
-		}
+	err := f.client.Get(ctx, name, &pod)
+	if err == nil {
+		f.starts.seen(claim)
+		return &pod, nil
+	}
+	if apierrors.IsNotFound(err) && f.starts.unseen(claim) {
+		err = f.live.Get(ctx, name, &pod)
+	}
+	switch {
+	case err == nil:
+		return &pod, nil
+	case apierrors.IsNotFound(err):
+		f.starts.seen(claim)
+		return nil, nil
+	default:
 		return nil, fmt.Errorf("get populator pod %s: %w", name, err)
 	}
-	return &pod, nil
 }
 
 // starts remembers the last pod of each claim, so that pods which vanish before they are judged (evicted, deleted by hand,
@@ -118,6 +138,8 @@ type starts struct {
 type lastStart struct {
 	attempt int
 	at      time.Time
+	// unseen is set until the pod has been in the cache.
+	unseen bool
 }
 
 func newStarts() *starts { return &starts{last: map[types.UID]lastStart{}} }
@@ -133,14 +155,39 @@ func (s *starts) next(cfg *Config, claim types.UID, now time.Time) (attempt int,
 	return last.attempt + 1, last.at.Add(backoff(cfg, last.attempt)).Sub(now)
 }
 
-// observe takes note of a pod that was created.
+// observe takes note of a pod that exists.
 func (s *starts) observe(pod *corev1.Pod) {
 	if pod.DeletionTimestamp != nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last[claimUIDFromName(pod.Name)] = lastStart{attempt: attemptOf(pod), at: pod.CreationTimestamp.Time}
+	claim := claimUIDFromName(pod.Name)
+	s.last[claim] = lastStart{attempt: attemptOf(pod), at: pod.CreationTimestamp.Time, unseen: s.last[claim].unseen}
+}
+
+// created takes note of a pod that was created just now.
+func (s *starts) created(pod *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last[claimUIDFromName(pod.Name)] = lastStart{attempt: attemptOf(pod), at: pod.CreationTimestamp.Time, unseen: true}
+}
+
+// unseen reports whether the claim's last pod has not been in the cache yet.
+func (s *starts) unseen(claim types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last[claim].unseen
+}
+
+// seen takes note that the claim's last pod is or was in the cache, or is gone.
+func (s *starts) seen(claim types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, ok := s.last[claim]; ok {
+		last.unseen = false
+		s.last[claim] = last
+	}
 }
 
 // forget makes the claim's next attempt its first.

@@ -26,9 +26,11 @@ type waker struct {
 	wake func(types.NamespacedName)
 }
 
-// start adds the event handlers. They tell at once about every object that exists, so a new leader looks at every claim.
+// start adds the event handlers and returns when they have been told about every object that exists: a new leader looks at
+// every claim, and knows how many pods run before it creates one.
 func (w *waker) start(ctx context.Context) (stop func(), err error) {
 	var undo []func()
+	var synced []toolscache.InformerSynced
 	stop = func() {
 		for _, f := range undo {
 			f()
@@ -53,11 +55,16 @@ func (w *waker) start(ctx context.Context) (stop func(), err error) {
 			stop()
 			return nil, fmt.Errorf("watch %T: %w", watched.object, err)
 		}
+		synced = append(synced, registration.HasSynced)
 		undo = append(undo, func() {
 			if err := informer.RemoveEventHandler(registration); err != nil {
 				log.FromContext(ctx).Error(err, "cannot remove an event handler")
 			}
 		})
+	}
+	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
+		stop()
+		return nil, fmt.Errorf("wait for the watches to see what exists: %w", context.Cause(ctx))
 	}
 	return stop, nil
 }
