@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +17,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/leftover"
 )
 
 // clients are the services of a driver that comes and goes behind one connection.
@@ -152,10 +153,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := cleanDir(t)
 	conn := dial(t, socketPath(dir))
 	c := clients{csi.NewControllerClient(conn), csi.NewNodeClient(conn)}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -191,6 +189,21 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	checkState(t, c, dir)
 }
 
+// cleanDir returns a folder in which nothing may be mounted or attached when the test ends.
+func cleanDir(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if found, err := leftover.Clean(dir); err != nil || len(found) > 0 {
+			t.Errorf("left behind: %v, %v", found, err)
+		}
+	})
+	return dir
+}
+
 // checkState makes sure that nothing is left after everything was deleted.
 func checkState(t *testing.T, c clients, dir string) {
 	t.Helper()
@@ -202,28 +215,15 @@ func checkState(t *testing.T, c clients, dir string) {
 	if err != nil || len(snapshots.GetEntries()) != 0 {
 		t.Errorf("snapshots left: %v, %v", snapshots, err)
 	}
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil || bytes.Contains(mounts, []byte(dir+"/")) {
-		t.Errorf("mounts left below %s, %v:\n%s", dir, err, mounts)
-	}
-	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range backing {
-		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), dir+"/") {
-			t.Errorf("left attached: %s", b)
-		}
+	if images := leftover.Attached(dir); len(images) > 0 {
+		t.Errorf("left attached: %v", images)
 	}
 }
 
 // A driver that was killed while it had a filesystem frozen would leave every writer stuck for good, if the next one did
 // not thaw it.
 func TestKilledWhileFrozen(t *testing.T) {
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := cleanDir(t)
 	conn := dial(t, socketPath(dir))
 	c := clients{csi.NewControllerClient(conn), csi.NewNodeClient(conn)}
 	p := startProcess(t, dir)

@@ -17,7 +17,6 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
-	"k8s.io/klog/v2"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/driver"
@@ -90,7 +89,6 @@ func run(ctx context.Context, o options) (err error) {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	klog.SetSlogLogger(log)
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed, for loop devices and mounts")
 	}

@@ -20,7 +20,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	mount "k8s.io/mount-utils"
 
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/ext4"
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/image"
@@ -88,11 +87,10 @@ type Driver struct {
 	csi.UnimplementedNodeServer
 	csi.UnimplementedSnapshotMetadataServer
 
-	cfg     Config
-	log     *slog.Logger
-	store   *store.Store
-	mounter mount.Interface
-	locks   keyedLocks
+	cfg   Config
+	log   *slog.Logger
+	store *store.Store
+	locks keyedLocks
 
 	// life ends with the driver. Copies run under it rather than under their request: a request that timed out is
 	// repeated, and finds the copy made.
@@ -120,7 +118,7 @@ func New(cfg Config, log *slog.Logger) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: log, store: st, mounter: mount.NewWithoutSystemd("")}
+	d := &Driver{cfg: cfg, log: log, store: st}
 	d.life, d.endLife = context.WithCancel(context.Background())
 	for _, v := range st.Volumes.List() {
 		if v.Freezing == "" {

@@ -9,16 +9,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"github.com/moby/sys/mountinfo"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/driver"
+	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/leftover"
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/socket"
 )
 
@@ -116,34 +115,10 @@ func (h *harness) restart() {
 
 func checkNothingLeft(t *testing.T, dir string) {
 	t.Helper()
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	if err != nil {
-		t.Fatal(err)
+	found, err := leftover.Clean(dir)
+	if err != nil || len(found) > 0 {
+		t.Errorf("left behind: %v, %v", found, err)
 	}
-	for _, m := range mounts {
-		t.Errorf("mount left behind: %s", m.Mountpoint)
-	}
-	for _, image := range attachedBelow(t, dir) {
-		t.Errorf("loop device left behind: %s", image)
-	}
-}
-
-func attachedBelow(t *testing.T, dir string) (images []string) {
-	t.Helper()
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue // Another test's device, detached since.
-		}
-		if image := strings.TrimSpace(string(b)); strings.HasPrefix(image, dir+"/") {
-			images = append(images, image)
-		}
-	}
-	return images
 }
 
 func blockCap() *csi.VolumeCapability {

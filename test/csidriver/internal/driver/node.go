@@ -134,7 +134,7 @@ func (d *Driver) stage(ctx context.Context, v store.Volume, path string, c *csi.
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return err
 	}
-	return d.mounter.Mount(dev.Path(), path, fsType, c.GetMount().GetMountFlags())
+	return mountFilesystem(dev, path, c.GetMount().GetMountFlags())
 }
 
 // NodeUnstageVolume implements csi.NodeServer.
@@ -145,7 +145,7 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolu
 	}
 	defer unlock()
 	if v.AccessType == store.Filesystem {
-		if err := d.unmount(req.GetStagingTargetPath()); err != nil {
+		if err := unmount(req.GetStagingTargetPath()); err != nil {
 			return nil, failed(err, "unstage volume %s", v.ID)
 		}
 	}
@@ -227,7 +227,6 @@ func (d *Driver) planPublication(v store.Volume, dev loop.Device, p store.Public
 }
 
 func (d *Driver) publish(v store.Volume, dev loop.Device, p store.Publication, req *csi.NodePublishVolumeRequest) error {
-	options := []string{"bind"}
 	if v.AccessType == store.Block {
 		f, err := os.OpenFile(p.TargetPath, os.O_RDONLY|os.O_CREATE, 0o660)
 		if err != nil {
@@ -236,7 +235,8 @@ func (d *Driver) publish(v store.Volume, dev loop.Device, p store.Publication, r
 		if err := f.Close(); err != nil {
 			return err
 		}
-		return d.mounter.Mount(dev.Path(), p.TargetPath, "", options)
+		// A read-only bind mount of a node would not make the device read-only; the CO restricts the container's access.
+		return bindMount(dev.Path(), p.TargetPath, false)
 	}
 	staged, err := isMountOf(dev, req.GetStagingTargetPath())
 	if err != nil {
@@ -248,11 +248,7 @@ func (d *Driver) publish(v store.Volume, dev loop.Device, p store.Publication, r
 	if err := os.MkdirAll(p.TargetPath, 0o750); err != nil {
 		return err
 	}
-	if p.ReadOnly {
-		options = append(options, "ro")
-	}
-	options = append(options, req.GetVolumeCapability().GetMount().GetMountFlags()...)
-	return d.mounter.Mount(req.GetStagingTargetPath(), p.TargetPath, "", options)
+	return bindMount(req.GetStagingTargetPath(), p.TargetPath, p.ReadOnly)
 }
 
 // NodeUnpublishVolume implements csi.NodeServer.
@@ -263,7 +259,7 @@ func (d *Driver) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 		return nil, err
 	}
 	defer unlock()
-	if err := d.unmount(path); err != nil {
+	if err := unmount(path); err != nil {
 		return nil, failed(err, "unpublish volume %s", v.ID)
 	}
 	if err := removeTarget(path); err != nil {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/driver"
+	"github.com/cbt-populator/cbt-populator/test/csidriver/internal/leftover"
 )
 
 func readFile(t *testing.T, path string) []byte {
@@ -267,7 +268,7 @@ func TestManyVolumesAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got := len(attachedBelow(t, h.dir)); got != n {
+	if got := len(leftover.Attached(h.dir)); got != n {
 		t.Errorf("%d devices attached, want %d", got, n)
 	}
 }
