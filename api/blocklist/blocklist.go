@@ -51,11 +51,11 @@ const (
 type BlockMetadataType string
 
 const (
-	// FixedLength: every extent that the driver sent has the same length.
+	// FixedLength means that every extent that the driver sent has the same length.
 	FixedLength BlockMetadataType = "FIXED_LENGTH"
-	// VariableLength: extents differ in length.
+	// VariableLength means that extents differ in length.
 	VariableLength BlockMetadataType = "VARIABLE_LENGTH"
-	// UnknownLength: the driver sent no message, so the type is not known. Only an empty list has it.
+	// UnknownLength means that the driver sent no message, so that the type is not known. Only an empty list has it.
 	UnknownLength BlockMetadataType = "UNKNOWN"
 )
 

@@ -68,6 +68,14 @@ func (c *Cursor) All() iter.Seq2[Extent, error] {
 	}
 }
 
+// drain reads to the end and returns Err.
+func (c *Cursor) drain() error {
+	for more := true; more; {
+		more = c.NextBatch() != nil
+	}
+	return c.Err()
+}
+
 func (c *Cursor) more() bool {
 	if c.err != nil {
 		return false

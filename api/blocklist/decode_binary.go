@@ -95,32 +95,37 @@ func (d *binaryDecoder) batch() ([]Extent, error) {
 }
 
 func (d *binaryDecoder) readChunk(body []byte, frame int) ([]Extent, error) {
-	c, err := parseChunk(body)
-	if err == nil {
-		if c.firstOffset < d.seq.prevEnd || c.firstOffset > d.seq.limit {
-			err = fmt.Errorf("%w: its first offset %d does not lie between %d and %d", ErrCorrupt, c.firstOffset, d.seq.prevEnd, d.seq.limit)
-		}
-	}
-	changed, n := d.seq.changed, 0
-	if err == nil {
-		// Every extent takes at least one byte.
-		if most := min(d.layout.chunkEntries, len(c.values)); len(d.ready) < most {
-			d.ready = make([]Extent, most)
-		}
-		n, err = c.decode(d.ready, d.seq.limit)
-	}
-	if err == nil {
-		err = d.seq.add(d.ready[:n])
-	}
+	at := point{position: d.src.offset(), changed: d.seq.changed}
+	extents, err := d.decodeChunk(body)
 	if err != nil {
-		return nil, fmt.Errorf("chunk at byte %d: %w", d.src.offset(), asCorrupt(err))
+		return nil, fmt.Errorf("chunk at byte %d: %w", at.position, asCorrupt(err))
 	}
-	if err := d.pass(point{position: d.src.offset(), offset: d.ready[0].Offset, changed: changed}); err != nil {
+	at.offset = extents[0].Offset
+	if err := d.pass(at); err != nil {
 		return nil, err
 	}
-	d.short = n < d.layout.chunkEntries
+	d.short = len(extents) < d.layout.chunkEntries
 	d.src.consume(frame)
-	return d.ready[:n], nil
+	return extents, nil
+}
+
+func (d *binaryDecoder) decodeChunk(body []byte) ([]Extent, error) {
+	c, err := parseChunk(body)
+	if err != nil {
+		return nil, err
+	}
+	if c.firstOffset < d.seq.prevEnd || c.firstOffset > d.seq.limit {
+		return nil, fmt.Errorf("%w: its first offset %d does not lie between %d and %d", ErrCorrupt, c.firstOffset, d.seq.prevEnd, d.seq.limit)
+	}
+	// Every extent takes at least one byte.
+	if most := min(d.layout.chunkEntries, len(c.values)); len(d.ready) < most {
+		d.ready = make([]Extent, most)
+	}
+	n, err := c.decode(d.ready, d.seq.limit)
+	if err != nil {
+		return nil, err
+	}
+	return d.ready[:n], d.seq.add(d.ready[:n])
 }
 
 func (d *binaryDecoder) pass(p point) error {

@@ -87,10 +87,10 @@ func TestEncodeRefuses(t *testing.T) {
 				if !errors.Is(err, ErrExtent) || !strings.Contains(err.Error(), c.want) {
 					t.Fatalf("error %v, want one that says %q", err, c.want)
 				}
-				if again := e.Encode(blocks(100)); again != err {
+				if again := e.Encode(blocks(100)); !errors.Is(again, err) {
 					t.Errorf("Encode after a failure: %v, want the same error", again)
 				}
-				if _, again := e.Finish(); again != err {
+				if _, again := e.Finish(); !errors.Is(again, err) {
 					t.Errorf("Finish after a failure: %v, want the same error", again)
 				}
 				if _, err := decode(&out, formatLayout); err == nil {
@@ -147,7 +147,7 @@ func TestWriterFails(t *testing.T) {
 					err := e.Encode(extents)
 					if _, finished := e.Finish(); err == nil {
 						err = finished
-					} else if finished != err {
+					} else if !errors.Is(finished, err) {
 						t.Errorf("Finish: %v, want the error of Encode", finished)
 					}
 					if !errors.Is(err, c.want) {

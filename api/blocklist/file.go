@@ -78,9 +78,7 @@ func verifyList(section *io.SectionReader, record *deviceRecord, l layout) (*Fil
 	if err != nil {
 		return nil, err
 	}
-	for r.NextBatch() != nil {
-	}
-	if err := r.Err(); err != nil {
+	if err := r.drain(); err != nil {
 		return nil, err
 	}
 	if err := record.check(r.Trailer()); err != nil {

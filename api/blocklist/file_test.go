@@ -167,15 +167,13 @@ func TestCommitOrder(t *testing.T) {
 // TestUnverifiedDamage flips every bit of a list that is read without its digest: either OpenUnverified or a cursor over
 // all extents refuses it.
 func TestUnverifiedDamage(t *testing.T) {
-	forBinarySamples(t, func(t *testing.T, l layout, raw []byte, extents []Extent) {
+	forBinarySamples(t, func(t *testing.T, l layout, raw []byte) {
 		read := func() error {
 			list, err := load(raw, l, readEnds)
 			if err != nil {
 				return err
 			}
-			for list.Next() {
-			}
-			return list.Err()
+			return list.drain()
 		}
 		if err := read(); err != nil {
 			t.Fatal(err)
@@ -198,13 +196,12 @@ func TestUnverifiedDamage(t *testing.T) {
 	})
 }
 
-func forBinarySamples(t *testing.T, f func(t *testing.T, l layout, raw []byte, extents []Extent)) {
+func forBinarySamples(t *testing.T, f func(t *testing.T, l layout, raw []byte)) {
 	for _, l := range []layout{small, formatLayout} {
 		for _, n := range []int{0, 1, 4, 5, 16, 17, 60} {
 			t.Run(fmt.Sprint(l.chunkEntries, "/", n), func(t *testing.T) {
-				extents := benchExtents(n)
-				raw, _ := encode(t, Binary, l, benchHeader(), extents)
-				f(t, l, raw, extents)
+				raw, _ := encode(t, Binary, l, benchHeader(), benchExtents(n))
+				f(t, l, raw)
 			})
 		}
 	}
@@ -333,9 +330,7 @@ func TestChangedAfterOpen(t *testing.T) {
 		}
 		other, _ := encode(t, f, formatLayout, h, longer)
 		copy(raw, other)
-		for list.Next() {
-		}
-		if err := list.Err(); !isRefusal(err) {
+		if err := list.drain(); !isRefusal(err) {
 			t.Errorf("error %v, want a refusal", err)
 		}
 	})

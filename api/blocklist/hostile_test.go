@@ -51,7 +51,7 @@ func reseal(raw []byte) []byte {
 
 // TestResealIsHarmless keeps the tests that use reseal honest.
 func TestResealIsHarmless(t *testing.T) {
-	forSamples(t, func(t *testing.T, l layout, raw []byte) {
+	forSamples(t, func(t *testing.T, _ layout, raw []byte) {
 		if !bytes.Equal(reseal(raw), raw) {
 			t.Error("resealing changes a whole list")
 		}

@@ -182,7 +182,7 @@ func TestRoundTrip(t *testing.T) {
 // TestCuts cuts lists at every byte.
 func TestCuts(t *testing.T) {
 	forSamples(t, func(t *testing.T, l layout, raw []byte) {
-		for n := range len(raw) {
+		for n := range raw {
 			_, err := decode(bytes.NewReader(raw[:n]), l)
 			want := ErrIncomplete
 			if n == 0 {

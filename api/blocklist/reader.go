@@ -2,6 +2,7 @@ package blocklist
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -51,7 +52,7 @@ func openList(src source, l layout) (listReader, error) {
 		return newJSONDecoder(src, l)
 	case begins(deviceMagic):
 		return nil, fmt.Errorf("%w: it begins with the commit record of a Block volume; open the device instead of reading it as a stream", ErrNotAList)
-	case src.err != nil && src.err != io.EOF:
+	case src.err != nil && !errors.Is(src.err, io.EOF):
 		return nil, src.cut("the header")
 	case len(head) == 0:
 		return nil, fmt.Errorf("%w: it is empty", ErrNotAList)
@@ -74,7 +75,6 @@ func Verify(r io.Reader) (Header, Trailer, error) {
 	if err != nil {
 		return Header{}, Trailer{}, err
 	}
-	for list.NextBatch() != nil {
-	}
-	return list.Header(), list.Trailer(), list.Err()
+	err = list.drain()
+	return list.Header(), list.Trailer(), err
 }

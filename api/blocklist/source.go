@@ -117,7 +117,7 @@ func (s *source) digest() (d [sha256.Size]byte) {
 
 // cut returns the error for a list in which what does not follow although it must.
 func (s *source) cut(what string) error {
-	if s.err != nil && s.err != io.EOF {
+	if s.err != nil && !errors.Is(s.err, io.EOF) {
 		return fmt.Errorf("read list at byte %d: %w", s.base+int64(s.end), s.err)
 	}
 	return fmt.Errorf("%w: it ends at byte %d, inside %s", ErrIncomplete, s.base+int64(s.end), what)
@@ -153,7 +153,7 @@ func (s *source) expectEnd() error {
 	if s.want(1) {
 		return s.corrupt("something follows the end of the list")
 	}
-	if s.err != io.EOF {
+	if !errors.Is(s.err, io.EOF) {
 		return s.cut("the end")
 	}
 	return nil
