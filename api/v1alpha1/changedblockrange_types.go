@@ -32,13 +32,13 @@ const (
 type State string
 
 const (
-	// StatePending: something is missing, or no claim refers to the ChangedBlockRange.
+	// StatePending means that something is missing, or no claim refers to the ChangedBlockRange.
 	StatePending State = "Pending"
-	// StatePopulating: a claim is being populated, or will be again after a failure.
+	// StatePopulating means that a claim is being populated, or will be again after a failure.
 	StatePopulating State = "Populating"
-	// StateReady: the last population succeeded (condition Ready is True).
+	// StateReady means that the last population succeeded (condition Ready is True).
 	StateReady State = "Ready"
-	// StateFailed: the last population failed for a reason that another attempt would not change.
+	// StateFailed means that the last population failed for a reason that another attempt would not change.
 	StateFailed State = "Failed"
 )
 
@@ -47,9 +47,9 @@ const (
 type ListMode string
 
 const (
-	// ModeDelta: the blocks that differ between the base snapshot and the target snapshot.
+	// ModeDelta lists the blocks that differ between the base snapshot and the target snapshot.
 	ModeDelta ListMode = "Delta"
-	// ModeAllocated: the blocks of the target snapshot that hold data.
+	// ModeAllocated lists the blocks of the target snapshot that hold data.
 	ModeAllocated ListMode = "Allocated"
 )
 

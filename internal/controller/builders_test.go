@@ -15,9 +15,8 @@ import (
 
 // The times of the pure tests.
 var (
-	early = time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
-	noon  = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	late  = time.Date(2026, 3, 1, 14, 0, 0, 0, time.UTC)
+	noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	late = time.Date(2026, 3, 1, 14, 0, 0, 0, time.UTC)
 )
 
 func ptr[T any](v T) *T { return &v }

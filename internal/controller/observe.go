@@ -7,6 +7,7 @@ import (
 	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -91,10 +92,12 @@ func (r *reconciler) readSnapshot(ctx context.Context, namespace, name string) (
 }
 
 func (r *reconciler) read(ctx context.Context, key client.ObjectKey, object client.Object) (found bool, err error) {
-	if err := r.client.Get(ctx, key, object); client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("read %T %s: %w", object, key, err)
-	} else if err != nil {
+	err = r.client.Get(ctx, key, object)
+	switch {
+	case err == nil:
+		return true, nil
+	case apierrors.IsNotFound(err):
 		return false, nil
 	}
-	return true, nil
+	return false, fmt.Errorf("read %T %s: %w", object, key, err)
 }
