@@ -146,7 +146,7 @@ func TestFailureIsFinal(t *testing.T) {
 		for _, err := range r.All() {
 			last = err
 		}
-		if !isRefusal(last) || r.Next() || r.NextBatch() != nil || r.Err() != last || r.Trailer() != (Trailer{}) {
+		if !isRefusal(last) || r.Next() || r.NextBatch() != nil || !errors.Is(r.Err(), last) || r.Trailer() != (Trailer{}) {
 			t.Errorf("error %v, then %v", last, r.Err())
 		}
 	})
