@@ -72,7 +72,9 @@ func startProcess(t *testing.T, dir string, more ...string) *process {
 	go func() { p.ended <- p.cmd.Wait() }()
 	t.Cleanup(func() {
 		if err := p.cmd.Process.Kill(); err == nil {
-			<-p.ended
+			if err := p.wait(); err == nil {
+				t.Error("the driver had ended by itself")
+			}
 		} else if !errors.Is(err, os.ErrProcessDone) {
 			t.Error(err)
 		}

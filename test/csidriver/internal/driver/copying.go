@@ -38,7 +38,7 @@ func (d *Driver) copyImage(from, to string, size int64, release func() error) (e
 	if err != nil {
 		return err
 	}
-	defer src.Close() // Opened for reading.
+	defer func() { _ = src.Close() }() // Opened for reading.
 	dst, err := os.OpenFile(to, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
 	if err != nil {
 		return err

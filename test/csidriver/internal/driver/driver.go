@@ -166,7 +166,7 @@ func failed(err error, format string, args ...any) error {
 	switch {
 	case errors.As(err, &own):
 		code = own.GRPCStatus().Code()
-		if own.(error) == err { // Not wrapped, so without the prefix that a status prints.
+		if _, direct := err.(interface{ GRPCStatus() *status.Status }); direct { // One that is wrapped has more to say.
 			cause = own.GRPCStatus().Message()
 		}
 	case errors.Is(err, store.ErrNotFound):

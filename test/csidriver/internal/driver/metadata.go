@@ -70,14 +70,14 @@ func (d *Driver) streamMetadata(ctx context.Context, q query, send func(capacity
 	if err != nil {
 		return err
 	}
-	defer targetFile.Close() // Opened for reading, like the base's.
+	defer func() { _ = targetFile.Close() }() // Opened for reading, like the base's.
 	var baseFile *os.File
 	if q.baseID != "" {
 		var base store.Snapshot
 		if base, baseFile, err = d.openSnapshot(q.baseID); err != nil {
 			return err
 		}
-		defer baseFile.Close()
+		defer func() { _ = baseFile.Close() }()
 		if base.SourceVolumeID != target.SourceVolumeID {
 			return status.Errorf(codes.InvalidArgument, "snapshots %s and %s are of different volumes, %s and %s",
 				base.ID, target.ID, base.SourceVolumeID, target.SourceVolumeID)

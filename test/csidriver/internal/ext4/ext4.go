@@ -116,7 +116,7 @@ func ioctl(path string, request uint) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() // A folder opened for reading.
+	defer func() { _ = f.Close() }() // A folder opened for reading.
 	return unix.IoctlSetInt(int(f.Fd()), request, 0)
 }
 
@@ -127,7 +127,7 @@ func Bytes(path string) (bytes int64, ok bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	defer f.Close() // Opened for reading.
+	defer func() { _ = f.Close() }() // Opened for reading.
 	// The superblock starts at byte 1024 (https://docs.kernel.org/filesystems/ext4/super.html).
 	var sb [1024]byte
 	if _, err := f.ReadAt(sb[:], 1024); err != nil {

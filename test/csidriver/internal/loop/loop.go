@@ -92,7 +92,7 @@ func Attach(ctx context.Context, image string) (Device, error) {
 	if err != nil {
 		return Device{}, fmt.Errorf("attach image: %w", err)
 	}
-	defer f.Close() // The kernel holds its own reference.
+	defer func() { _ = f.Close() }() // The kernel holds its own reference.
 	for range attachTries {
 		d, ok, err := Find(image)
 		if err != nil {
@@ -121,7 +121,7 @@ func attachFree(image *os.File, path string) (Device, error) {
 	if err != nil {
 		return Device{}, fmt.Errorf("ask for a free loop device: %w", err)
 	}
-	defer ctl.Close()
+	defer func() { _ = ctl.Close() }() // Only asked.
 	n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
 	if err != nil {
 		return Device{}, fmt.Errorf("ask for a free loop device: %w", err)
@@ -134,7 +134,7 @@ func attachFree(image *os.File, path string) (Device, error) {
 	if err != nil {
 		return Device{}, fmt.Errorf("open loop device: %w", err)
 	}
-	defer dev.Close()
+	defer func() { _ = dev.Close() }() // Only configured.
 	conf := unix.LoopConfig{Fd: uint32(image.Fd())}
 	// The kernel's own record of the name is 64 bytes; sysfs reports the whole path.
 	copy(conf.Info.File_name[:len(conf.Info.File_name)-1], path)
@@ -233,7 +233,7 @@ func (d Device) with(mode int, do func(fd int) error) error {
 	if err != nil {
 		return fmt.Errorf("open loop device: %w", err)
 	}
-	defer f.Close() // Nothing is written through this descriptor.
+	defer func() { _ = f.Close() }() // Nothing is written through this descriptor.
 	return do(int(f.Fd()))
 }
 
