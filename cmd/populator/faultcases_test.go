@@ -39,6 +39,8 @@ func healedFaults() []faultCase {
 		{name: "slow but alive", want: ok, check: wantResumes(0), cfg: fakes.Config{PerMessage: 600, Script: calls(fakes.Fault{Kind: fakes.Drip, Delay: 600 * time.Millisecond})}},
 		{name: "early end", want: ok, check: wantResumes(2), cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.EarlyEnd, After: 5}, fakes.Fault{Kind: fakes.EarlyEnd, After: 2})}},
 		{name: "early end before the first message", want: ok, check: wantResumes(1), cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.EarlyEnd})}},
+		{name: "two slow ends before the first message", want: ok, flags: []string{"--suspect-after=20ms"}, cfg: fakes.Config{Script: calls(
+			fakes.Fault{Kind: fakes.EarlyEnd, Delay: 50 * time.Millisecond}, fakes.Fault{Kind: fakes.EarlyEnd, Delay: 50 * time.Millisecond})}},
 		{name: "empty messages", want: ok, cfg: fakes.Config{Always: fakes.Call{{Kind: fakes.Empty, After: 1}, {Kind: fakes.Empty, After: 3}}}},
 		{name: "begins earlier", want: ok, onlyVariable: true, cfg: fakes.Config{PerMessage: 1, Always: fakes.Call{{Kind: fakes.BeginsEarlier}, {Kind: fakes.Cut, After: 10}}},
 			check: func(t *testing.T, s *scene, _ run) {

@@ -64,7 +64,7 @@ type Fault struct {
 	Code codes.Code
 	// Text is the status' message; a default if empty.
 	Text string
-	// Delay is for Drip.
+	// Delay is for Drip, and for EarlyEnd: the wait before it.
 	Delay time.Duration
 	// By is for Shift and ChangeCapacity, in bytes.
 	By int64
