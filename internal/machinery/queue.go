@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/clock"
 )
 
 const (
@@ -39,11 +38,12 @@ type claimQueue struct {
 
 var _ workqueue.TypedRateLimitingInterface[any] = (*claimQueue)(nil)
 
-func newClaimQueue(shard, shards int, clk clock.WithTicker, admit func(string) bool) *claimQueue {
+// newClaimQueue makes the queue of one shard on top of a delaying queue, which it owns from then on.
+func newClaimQueue(shard, shards int, delaying workqueue.TypedDelayingInterface[any], admit func(string) bool) *claimQueue {
 	q := &claimQueue{
 		TypedRateLimitingInterface: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[any](errorBackoffBase, errorBackoffMax),
-			workqueue.TypedRateLimitingQueueConfig[any]{Clock: clk},
+			workqueue.TypedRateLimitingQueueConfig[any]{DelayingQueue: delaying},
 		),
 		shard:  shard,
 		shards: shards,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
@@ -28,7 +29,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 	gate := &gate{cache: mgr.GetCache(), namespace: cfg.PopulatorNamespace}
 	queues := make([]*claimQueue, cfg.Shards)
 	for i := range queues {
-		queues[i] = newClaimQueue(i, cfg.Shards, clock.RealClock{}, gate.admit)
+		queues[i] = newClaimQueue(i, cfg.Shards, workqueue.NewTypedDelayingQueue[any](), gate.admit)
 	}
 	queueOf := func(key string) *claimQueue { return queues[shardOf(key, cfg.Shards)] }
 	wake := func(claim types.NamespacedName) {

@@ -1,0 +1,125 @@
+package machinery
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+func newTestSlots(total, perDriver int) (*slots, *[]string) {
+	woken := &[]string{}
+	return newSlots(total, perDriver, func(claim types.NamespacedName) { *woken = append(*woken, claim.String()) }), woken
+}
+
+func want(namespace, name, driver string) slot {
+	return slot{pod: namespace + "-" + name, claim: types.NamespacedName{Namespace: namespace, Name: name}, driver: driver}
+}
+
+func TestSlotsBoundAndWake(t *testing.T) {
+	s, woken := newTestSlots(2, 2)
+	for name, ok := range map[string]bool{"a": true} {
+		if s.acquire(want("ns", name, "d")) != ok {
+			t.Fatalf("slot for %s: want %v", name, ok)
+		}
+	}
+	if !s.acquire(want("ns", "b", "d")) || s.acquire(want("ns", "c", "d")) || s.acquire(want("ns", "d", "d")) {
+		t.Fatal("two slots must be given, no third")
+	}
+	if !s.acquire(want("ns", "a", "d")) {
+		t.Error("asking again for a slot that is held must be free")
+	}
+	s.release("ns-a")
+	if !slices.Equal(*woken, []string{"ns/c"}) {
+		t.Fatalf("woken %v, want the one that waited longest", *woken)
+	}
+	// c does not come back: giving its slot back wakes the next.
+	s.release("ns-c")
+	if !slices.Equal(*woken, []string{"ns/c", "ns/d"}) {
+		t.Errorf("woken %v, want d after c gave its slot back", *woken)
+	}
+}
+
+func TestSlotsPerDriver(t *testing.T) {
+	s, woken := newTestSlots(3, 1)
+	if !s.acquire(want("ns", "a", "slow")) || s.acquire(want("ns", "b", "slow")) {
+		t.Fatal("one slot per driver must be given")
+	}
+	if !s.acquire(want("ns", "c", "quick")) {
+		t.Error("a claim of another driver must not wait for the slow one")
+	}
+	s.release("ns-c")
+	if len(*woken) != 0 {
+		t.Errorf("woken %v although the slow driver has no slot", *woken)
+	}
+	s.release("ns-a")
+	if !slices.Equal(*woken, []string{"ns/b"}) {
+		t.Errorf("woken %v, want ns/b", *woken)
+	}
+}
+
+func TestSlotsAreFairBetweenNamespaces(t *testing.T) {
+	s, woken := newTestSlots(2, 2)
+	s.acquire(want("big", "1", "d"))
+	s.acquire(want("big", "2", "d"))
+	for i := 3; i < 6; i++ {
+		s.acquire(want("big", fmt.Sprint(i), "d"))
+	}
+	s.acquire(want("small", "1", "d"))
+	s.release("big-1")
+	if !slices.Equal(*woken, []string{"small/1"}) {
+		t.Errorf("woken %v, want the namespace that holds nothing", *woken)
+	}
+}
+
+func TestSlotsFollowPods(t *testing.T) {
+	s, woken := newTestSlots(1, 1)
+	pod := populatorPod(sampleConfig(), sampleSource(), sampleTarget())
+	pod.Status.Phase = corev1.PodPending
+	s.observe(pod)
+	if s.acquire(want("ns", "b", "d")) {
+		t.Fatal("a slot was given although another process's pod holds it")
+	}
+	s.observe(endedPod(t, corev1.PodFailed, outcome.StreamFailed))
+	if !slices.Equal(*woken, []string{"ns/b"}) {
+		t.Errorf("woken %v, want ns/b", *woken)
+	}
+}
+
+// TestSlotsNeverExceedOrStall applies random operations and checks the bounds, and that no one waits while a slot is free.
+func TestSlotsNeverExceedOrStall(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	s, _ := newTestSlots(5, 3)
+	for range 20000 {
+		w := want(fmt.Sprint("ns", rnd.IntN(3)), fmt.Sprint(rnd.IntN(8)), fmt.Sprint("driver", rnd.IntN(3)))
+		w.driver = fmt.Sprint("driver", len(w.pod)%2)
+		if rnd.IntN(2) == 0 {
+			s.acquire(w)
+		} else {
+			s.release(w.pod)
+		}
+		perDriver := map[string]int{}
+		for _, h := range s.held {
+			perDriver[h.driver]++
+			if perDriver[h.driver] > 3 {
+				t.Fatalf("driver %s holds %d slots", h.driver, perDriver[h.driver])
+			}
+		}
+		if len(s.held) > 5 {
+			t.Fatalf("%d slots are held", len(s.held))
+		}
+		for _, waiting := range s.waiting {
+			if s.fits(waiting) {
+				t.Fatalf("%v waits although a slot is free", waiting)
+			}
+		}
+	}
+}
