@@ -57,7 +57,9 @@ func TestJudge(t *testing.T) {
 	otherSetting := change(func(_ *corev1.Pod, w *wanted) { w.setting = "other" })
 	unresolved := change(func(_ *corev1.Pod, w *wanted) { w.source, w.setting = "", "" })
 	silent := change(func(p *corev1.Pod, _ *wanted) { p.Status.ContainerStatuses[0].State.Terminated.Message = "panic: oh" })
-	evicted := change(func(p *corev1.Pod, _ *wanted) { p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"} })
+	evicted := change(func(p *corev1.Pod, _ *wanted) {
+		p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"}
+	})
 	attempt := func(n int) change {
 		return func(p *corev1.Pod, _ *wanted) { p.Annotations[annotationAttempt] = strconv.Itoa(n) }
 	}

@@ -1,0 +1,50 @@
+package machinery
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"k8s.io/client-go/util/workqueue"
+)
+
+func TestLibraryThatCannotStartIsAnError(t *testing.T) {
+	catchFatal()
+	queue := newClaimQueue(0, 1, workqueue.NewTypedDelayingQueue[any](), admitAll)
+	defer queue.ShutDown()
+	i := &instance{queue: queue, stop: make(chan struct{}), done: make(chan struct{}), injection: injection{registered: make(chan struct{})}}
+	ended := make(chan error, 1)
+	i.run(librarySettings{namespace: "ns", kubeconfig: filepath.Join(t.TempDir(), "missing")}, ended)
+	if err := <-ended; err == nil {
+		t.Error("no error although the kubeconfig does not exist")
+	}
+}
+
+// TestSignalStopsOnce sends the process SIGTERM, upon which the library closes its stop channels: closing them once more
+// would end the process with a panic.
+func TestSignalStopsOnce(t *testing.T) {
+	w := newWorld(t, fill(t))
+	for range 2 {
+		w.startController()
+		w.addRange("range")
+		claim := w.addClaim("claim", "range")
+		w.waitFilled(claim)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		w.stop()
+		w.startController()
+		w.remove(claim)
+		w.waitGone(claim)
+		w.stop()
+		cbr := w.addRange("unused")
+		w.remove(cbr)
+		w.eventually("the ranges are gone", func() bool {
+			gone := !w.get(cbr)
+			cbr.Name = "range"
+			w.remove(cbr)
+			return gone && !w.get(cbr)
+		})
+	}
+}

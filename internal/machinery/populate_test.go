@@ -1,0 +1,269 @@
+package machinery
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	testclock "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// eventLog is an event recorder that keeps "reason: note" of each event.
+type eventLog struct{ notes []string }
+
+func (l *eventLog) Eventf(_, _ runtime.Object, _, reason, _, note string, args ...any) {
+	if note == "%s" {
+		note = args[0].(string)
+	}
+	l.notes = append(l.notes, reason+": "+note)
+}
+
+func (l *eventLog) AnnotatedEventf(regarding, related runtime.Object, _ map[string]string, eventType, reason, action, note string, args ...any) {
+	l.Eventf(regarding, related, eventType, reason, action, note, args...)
+}
+
+// bench is a filler over a fake client with the objects of the samples.
+type bench struct {
+	*filler
+	events *eventLog
+	target podClaim
+	waits  []time.Duration
+}
+
+func newBench(t *testing.T, change func(podClaim, podSource, *corev1.PersistentVolume), funcs interceptor.Funcs, more ...client.Object) *bench {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme, smsv1beta1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source, target := sampleSource(), sampleTarget()
+	volume := &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: "pv"},
+		Spec:       corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{UID: target.prime.UID}},
+	}
+	if change != nil {
+		change(target, source, volume)
+	}
+	objects := append(more, source.cbr, source.service, target.claim, target.prime, volume)
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithInterceptorFuncs(funcs).Build()
+	b := &bench{events: &eventLog{}, target: target}
+	b.filler = &filler{
+		cfg: sampleConfig(), client: c, live: c,
+		slots: newSlots(1, 1, func(types.NamespacedName) {}), starts: newStarts(), events: newEvents(b.events),
+		clock:    testclock.NewFakePassiveClock(noon),
+		announce: func(_ string, d time.Duration) { b.waits = append(b.waits, d) },
+	}
+	return b
+}
+
+func (b *bench) populateOnce() error {
+	return b.populate(context.Background(), b.target.claim, b.target.prime)
+}
+
+func (b *bench) currentPod(t *testing.T) *corev1.Pod {
+	t.Helper()
+	pod, err := b.pod(context.Background(), b.target.claim.UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pod
+}
+
+func TestPopulateCreatesOnePod(t *testing.T) {
+	b := newBench(t, nil, interceptor.Funcs{})
+	for range 3 {
+		if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+			t.Fatalf("populate: %v, want waiting", err)
+		}
+	}
+	if b.currentPod(t) == nil {
+		t.Fatal("there is no pod")
+	}
+	var endpoint corev1.ConfigMap
+	key := client.ObjectKey{Namespace: "cbt-populator", Name: "endpoint-" + sampleDriver}
+	if err := b.client.Get(context.Background(), key, &endpoint); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.events.notes) != 1 {
+		t.Errorf("events: %v, want one", b.events.notes)
+	}
+	if len(b.waits) != 3 || b.waits[2] != safetyNet {
+		t.Errorf("announced waits %v, want three, the last of %v", b.waits, safetyNet)
+	}
+}
+
+func TestPopulateCreatesNoPod(t *testing.T) {
+	for name, change := range map[string]func(podClaim, podSource, *corev1.PersistentVolume){
+		"prime claim has a volume name but is not bound": func(c podClaim, _ podSource, _ *corev1.PersistentVolume) {
+			c.prime.Status.Phase = corev1.ClaimPending
+		},
+		"prime claim is being deleted": func(c podClaim, _ podSource, _ *corev1.PersistentVolume) {
+			c.prime.DeletionTimestamp = &metav1.Time{Time: noon}
+			c.prime.Finalizers = []string{"kubernetes.io/pvc-protection"}
+		},
+		"range is not resolved": func(_ podClaim, s podSource, _ *corev1.PersistentVolume) {
+			s.cbr.Status.Conditions[0].ObservedGeneration = 0
+		},
+		"range has no finalizer":   func(_ podClaim, s podSource, _ *corev1.PersistentVolume) { s.cbr.Finalizers = nil },
+		"metadata service is gone": func(_ podClaim, s podSource, _ *corev1.PersistentVolume) { s.cbr.Status.Driver = "other" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, change, interceptor.Funcs{})
+			if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+				t.Fatalf("populate: %v, want waiting", err)
+			}
+			if pod := b.currentPod(t); pod != nil {
+				t.Errorf("there is a pod %s", pod.Name)
+			}
+		})
+	}
+}
+
+func TestCompleteChecksWhoHasTheVolume(t *testing.T) {
+	done := func(t *testing.T) *corev1.Pod { return endedPod(t, corev1.PodSucceeded, outcome.Populated) }
+	for _, test := range []struct {
+		name     string
+		holder   types.UID
+		pod      func(*testing.T) *corev1.Pod
+		complete bool
+		fails    bool
+	}{
+		{"prime claim, pod done", "uid-prime", done, true, false},
+		{"prime claim, pod failed", "uid-prime", func(t *testing.T) *corev1.Pod { return endedPod(t, corev1.PodFailed, outcome.VolumeFull) }, false, false},
+		{"prime claim, pod done but not recorded", "uid-prime", func(t *testing.T) *corev1.Pod {
+			pod := done(t)
+			delete(pod.Annotations, v1alpha1.AnnotationResultRecorded)
+			return pod
+		}, false, false},
+		{"claim itself, pod gone", "uid-claim", nil, true, false},
+		{"prime claim, pod gone", "uid-prime", nil, false, false},
+		{"someone else, pod done", "uid-thief", done, false, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var more []client.Object
+			if test.pod != nil {
+				more = append(more, test.pod(t))
+			}
+			b := newBench(t, func(_ podClaim, _ podSource, v *corev1.PersistentVolume) { v.Spec.ClaimRef.UID = test.holder }, interceptor.Funcs{}, more...)
+			complete, err := b.complete(context.Background(), b.target.claim, b.target.prime)
+			if complete != test.complete || (err != nil) != test.fails {
+				t.Errorf("complete: %v, %v; want %v, error %v", complete, err, test.complete, test.fails)
+			}
+			if test.fails && len(b.events.notes) != 1 {
+				t.Errorf("events %v, want one", b.events.notes)
+			}
+		})
+	}
+}
+
+func TestCleanUpGoesStepByStep(t *testing.T) {
+	pod := endedPod(t, corev1.PodSucceeded, outcome.Populated)
+	b := newBench(t, func(c podClaim, _ podSource, _ *corev1.PersistentVolume) { c.prime.Status.Phase = corev1.ClaimLost }, interceptor.Funcs{}, pod)
+	ctx := context.Background()
+	exists := func(o client.Object) bool {
+		err := b.client.Get(ctx, client.ObjectKeyFromObject(o), o)
+		if client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	clean := func(prime *corev1.PersistentVolumeClaim) error { return b.cleanUp(ctx, b.target.claim, prime) }
+
+	if err := clean(b.target.prime); !errors.Is(err, errWaiting) || !exists(pod.DeepCopy()) {
+		t.Fatalf("the claim is not bound: %v; want waiting, and the pod kept", err)
+	}
+	b.target.claim.Spec.VolumeName = "pv"
+	if err := clean(b.target.prime); !errors.Is(err, errWaiting) || exists(pod.DeepCopy()) || !exists(b.target.prime.DeepCopy()) {
+		t.Fatalf("first step: %v; want waiting, the pod gone, the prime claim kept", err)
+	}
+	if err := clean(b.target.prime); !errors.Is(err, errWaiting) || exists(b.target.prime.DeepCopy()) {
+		t.Fatalf("second step: %v; want waiting, the prime claim gone", err)
+	}
+	// The library still knows of the prime claim: it would delete it after us, and fail.
+	if err := clean(b.target.prime); !errors.Is(err, errWaiting) {
+		t.Fatalf("third step with a stale prime claim: %v; want waiting", err)
+	}
+	if err := clean(nil); err != nil {
+		t.Fatalf("last step: %v", err)
+	}
+	if len(b.events.notes) != 1 || !strings.HasPrefix(b.events.notes[0], "Populated: ") {
+		t.Errorf("events %v, want one Populated", b.events.notes)
+	}
+}
+
+func TestLostVolumeStartsAgain(t *testing.T) {
+	b := newBench(t, func(c podClaim, _ podSource, _ *corev1.PersistentVolume) {
+		c.prime.Status.Phase = corev1.ClaimLost
+		c.prime.Spec.VolumeName = "gone"
+	}, interceptor.Funcs{}, endedPod(t, corev1.PodSucceeded, outcome.Populated))
+	for _, step := range []string{"pod", "prime claim"} {
+		if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+			t.Fatalf("remove %s: %v, want waiting", step, err)
+		}
+	}
+	if b.currentPod(t) != nil {
+		t.Error("the pod is still there")
+	}
+	if err := b.client.Get(context.Background(), client.ObjectKeyFromObject(b.target.prime), b.target.prime); !apierrors.IsNotFound(err) {
+		t.Errorf("the prime claim is still there: %v", err)
+	}
+}
+
+func TestRejectedPodIsToldOnce(t *testing.T) {
+	refuse := interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+		if _, ok := o.(*corev1.Pod); ok {
+			return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, o.GetName(), errors.New("exceeded quota: small"))
+		}
+		return c.Create(ctx, o, opts...)
+	}}
+	b := newBench(t, nil, refuse)
+	for range 3 {
+		if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+			t.Fatalf("populate: %v, want waiting", err)
+		}
+	}
+	if len(b.events.notes) != 1 || !strings.Contains(b.events.notes[0], "exceeded quota: small") {
+		t.Errorf("events %v, want one with the quota's name", b.events.notes)
+	}
+	if b.waits[0] != rejectedWait {
+		t.Errorf("waits %v, want %v", b.waits[0], rejectedWait)
+	}
+	if len(b.slots.held) != 0 {
+		t.Errorf("slots %v are held without a pod", b.slots.held)
+	}
+}
+
+func TestLibraryRecorderIsQuiet(t *testing.T) {
+	log := &eventLog{}
+	r := libraryRecorder{newEvents(log)}
+	claim := sampleTarget().claim
+	quota := apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota"))
+	exists := apierrors.NewAlreadyExists(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime")
+	for range 3 {
+		r.Eventf(claim, corev1.EventTypeNormal, "PopulatorFinished", "Populator finished")
+		r.Eventf(claim, corev1.EventTypeWarning, "PopulateOperationStartError", "Failed to start populate operation: %s", errWaiting)
+		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", exists)
+		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", quota)
+	}
+	if len(log.notes) != 1 || !strings.Contains(log.notes[0], "exceeded quota") {
+		t.Errorf("events %v, want one about the quota", log.notes)
+	}
+}
