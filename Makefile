@@ -72,7 +72,10 @@ deploy: $(BIN)/ko ## Build the images, push them to KO_DOCKER_REPO and install i
 	@echo 'Installed. Check it with: kubectl get crd changedblockranges.cbt.storage.k8s.io; kubectl -n cbt-populator get pods'
 
 .PHONY: undeploy
-undeploy: ## Remove it from the current cluster (populated volumes stay)
+undeploy: ## Remove it, and all ChangedBlockRanges, from the current cluster (populated volumes stay)
+	@# The controller lifts the ChangedBlockRanges' finalizers, so it goes last.
+	if $(KUBECTL) get crd changedblockranges.cbt.storage.k8s.io >/dev/null 2>&1; then \
+	  $(KUBECTL) delete changedblockranges --all --all-namespaces --timeout=120s; fi
 	$(KUBECTL) kustomize config/default | $(KUBECTL) delete --ignore-not-found --wait -f -
 
 .PHONY: deploy-local
