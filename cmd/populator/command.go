@@ -68,11 +68,11 @@ const exampleHelp = `  # what changed since snap-1, into the folder /target
 func exitCodes() string {
 	reasons := outcome.Reasons()
 	slices.SortFunc(reasons, func(a, b outcome.Reason) int { return a.ExitCode() - b.ExitCode() })
-	var b strings.Builder
+	var b strings.Builder // which never fails
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, r := range reasons {
-		fmt.Fprintf(w, "  %d\t%s\t%s\n", r.ExitCode(), r, r.Class())
+		_, _ = fmt.Fprintf(w, "  %d\t%s\t%s\n", r.ExitCode(), r, r.Class())
 	}
-	_ = w.Flush() // a strings.Builder never fails
+	_ = w.Flush()
 	return strings.TrimRight(b.String(), "\n")
 }

@@ -17,15 +17,6 @@ import (
 // healedFaults end with the exact list.
 func healedFaults() []faultCase {
 	ok := outcome.Populated
-	empty := func(sends bool) fakes.Config {
-		return fakes.Config{EmptyMessage: sends, Volume: fakes.Volume{Namespace: testNamespace, Target: testTarget, Base: testBase, Capacity: 1 << 20}}
-	}
-	big := testVolume(false)
-	big.Capacity = 1 << 40
-	big.Delta = nil
-	for i := int64(0); i < 600_000; i++ {
-		big.Delta = append(big.Delta, fakes.Extent{Offset: 1<<30 + i*2*blockSize, Size: blockSize})
-	}
 	return []faultCase{
 		{name: "none", want: ok, check: wantResumes(0)},
 		{name: "cut", want: ok, check: wantResumes(3), cfg: fakes.Config{Script: calls(
@@ -50,6 +41,20 @@ func healedFaults() []faultCase {
 			}},
 		{name: "stream time limit", want: ok, cfg: fakes.Config{TimeLimit: 60 * time.Millisecond, MessageDelay: 15 * time.Millisecond}},
 		{name: "stream time limit that looks complete", want: ok, cfg: fakes.Config{TimeLimit: 60 * time.Millisecond, MessageDelay: 15 * time.Millisecond, LimitLooksComplete: true}},
+	}
+}
+
+// endFaults are about messages of all sizes, ends, and fallbacks; they too end with the exact list.
+func endFaults() []faultCase {
+	ok := outcome.Populated
+	empty := fakes.Volume{Namespace: testNamespace, Target: testTarget, Base: testBase, Capacity: 1 << 20}
+	big := testVolume(false)
+	big.Capacity = 1 << 40
+	big.Delta = nil
+	for i := range int64(600_000) {
+		big.Delta = append(big.Delta, fakes.Extent{Offset: 1<<30 + i*2*blockSize, Size: blockSize})
+	}
+	return []faultCase{
 		{name: "large messages", want: ok, flags: []string{"--stall-timeout=50s", "--probe-after=50s"}, onlyVariable: true, cfg: fakes.Config{Volume: big, PerMessage: 1 << 20},
 			check: func(t *testing.T, s *scene, _ run) {
 				// 600,000 extents of at least 14 bytes in one message are more than 8 MiB.
@@ -57,7 +62,7 @@ func healedFaults() []faultCase {
 					t.Errorf("%d calls, want the list in one and the drain", n)
 				}
 			}},
-		{name: "empty stream with a message", want: ok, cfg: empty(true)},
+		{name: "empty stream with a message", want: ok, cfg: fakes.Config{Volume: empty, EmptyMessage: true}},
 		{name: "capacity reached", want: ok, cfg: fakes.Config{Volume: fullVolume(true)}, onlyFixed: true,
 			check: func(t *testing.T, s *scene, _ run) {
 				if n := len(s.server.Calls()); n != 1 {
@@ -83,23 +88,25 @@ func healedFaults() []faultCase {
 	}
 }
 
+// terminalCodes are the codes after which another attempt would end the same way.
+var terminalCodes = map[codes.Code]outcome.Reason{
+	codes.InvalidArgument: outcome.InvalidRequest, codes.NotFound: outcome.SnapshotNotFound,
+	codes.PermissionDenied: outcome.PermissionDenied, codes.FailedPrecondition: outcome.DeltaUnavailable,
+	codes.Unimplemented: outcome.DeltaUnavailable,
+}
+
 // statusFaults are gRPC codes, with the reasons that the populator documents.
 func statusFaults() []faultCase {
 	var cases []faultCase
-	terminal := map[codes.Code]outcome.Reason{
-		codes.InvalidArgument: outcome.InvalidRequest, codes.NotFound: outcome.SnapshotNotFound,
-		codes.PermissionDenied: outcome.PermissionDenied, codes.FailedPrecondition: outcome.DeltaUnavailable,
-		codes.Unimplemented: outcome.DeltaUnavailable,
-	}
 	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
-		first, later, always := terminal[code], terminal[code], terminal[code]
+		first, later, always := terminalCodes[code], terminalCodes[code], terminalCodes[code]
 		if always == "" {
 			first, later, always = outcome.Populated, outcome.Populated, outcome.StreamFailed
 		}
-		switch code {
-		case codes.OutOfRange:
+		if code == codes.OutOfRange {
 			first, always = outcome.InvalidRequest, outcome.InvalidRequest
-		case codes.Unauthenticated:
+		}
+		if code == codes.Unauthenticated {
 			always = outcome.Unauthenticated
 		}
 		text := ""
@@ -158,7 +165,7 @@ func trustFaults() []faultCase {
 		}, check: wantResumes(1)},
 		{name: "rotated certificate without a new CA", want: outcome.StreamFailed, text: "certificate",
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.RotateCertificate, After: 3})}},
-		{name: "wrong token", want: outcome.Unauthenticated, prepare: func(t *testing.T, s *scene) {
+		{name: "wrong token", want: outcome.Unauthenticated, prepare: func(_ *testing.T, s *scene) {
 			s.server.SetToken("another")
 		}, check: func(t *testing.T, s *scene, _ run) {
 			if n := len(s.server.Calls()); n != 5 {

@@ -22,7 +22,7 @@ const blockSize = 4096
 // capacity lies beyond them. If it is not fixed, the last extent of a run is longer.
 func testVolume(fixed bool) fakes.Volume {
 	v := fakes.Volume{Namespace: testNamespace, Target: testTarget, Base: testBase, Capacity: 64 << 20, Fixed: fixed}
-	for i := int64(0); i < 1500; i++ {
+	for i := range int64(1500) {
 		e := fakes.Extent{Offset: (i/3*5 + i%3) * blockSize, Size: blockSize}
 		if !fixed && i%3 == 2 {
 			e.Size = 3 * blockSize / 2
@@ -75,6 +75,7 @@ func calls(faults ...fakes.Fault) []fakes.Call {
 func TestFaults(t *testing.T) {
 	var cases []faultCase
 	cases = append(cases, healedFaults()...)
+	cases = append(cases, endFaults()...)
 	cases = append(cases, statusFaults()...)
 	cases = append(cases, trustFaults()...)
 	cases = append(cases, brokenPromises()...)
@@ -143,11 +144,7 @@ func TestEmptyStream(t *testing.T) {
 	if r.code != 0 || r.result.VolumeCapacityBytes != 1<<20 || r.result.EntryCount != 0 || r.result.BlockMetadataType != string(blocklist.UnknownLength) {
 		t.Fatalf("exit code %d, result %+v\n%s", r.code, r.result, r.stderr)
 	}
-	list, err := blocklist.Open(filepath.Join(s.volume, blocklist.FileName(blocklist.JSON)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer list.Close()
+	verifyFile(t, filepath.Join(s.volume, blocklist.FileName(blocklist.JSON)))
 	if n := len(s.server.Calls()); n != 2 {
 		t.Errorf("%d calls, want the empty answer to be asked for once more", n)
 	}
@@ -171,7 +168,7 @@ func TestCancel(t *testing.T) {
 			defer cancel()
 			cmd := s.command(ctx, "--backoff-min=1m", "--backoff-max=1m", "--stall-timeout=1m", "--probe-after=1m")
 			var asked time.Time
-			r := finish(t, ctx, s, cmd, func(cmd *exec.Cmd) {
+			r := finish(ctx, t, s, cmd, func(cmd *exec.Cmd) {
 				wait(t, func() bool { return len(s.server.Struck()) == 1 })
 				asked = time.Now()
 				if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {

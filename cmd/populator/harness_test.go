@@ -32,7 +32,7 @@ func withBinary(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "populator")
 	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build populator: %v\n%s", err, out)
@@ -116,11 +116,11 @@ func (s *scene) run(tb testing.TB, flags ...string) run {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), deadline)
 	defer cancel()
-	return finish(tb, ctx, s, s.command(ctx, flags...), func(*exec.Cmd) {})
+	return finish(ctx, tb, s, s.command(ctx, flags...), func(*exec.Cmd) {})
 }
 
 // finish runs cmd, lets during act while it runs, and collects what it left.
-func finish(tb testing.TB, ctx context.Context, s *scene, cmd *exec.Cmd, during func(*exec.Cmd)) run {
+func finish(ctx context.Context, tb testing.TB, s *scene, cmd *exec.Cmd, during func(*exec.Cmd)) run {
 	tb.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -260,6 +260,18 @@ func (s *scene) wantNothingBut(tb testing.TB, names ...string) {
 		if !slices.Contains(names, e.Name()) {
 			tb.Errorf("%s is left on the volume", e.Name())
 		}
+	}
+}
+
+// verifyFile checks that a reader accepts the list at path.
+func verifyFile(tb testing.TB, path string) {
+	tb.Helper()
+	list, err := blocklist.Open(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := list.Close(); err != nil {
+		tb.Error(err)
 	}
 }
 

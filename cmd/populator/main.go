@@ -48,7 +48,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return code
 	}
-	fmt.Fprintln(stderr, "populator:", err)
+	_, _ = fmt.Fprintln(stderr, "populator:", err) // the exit code says it too
 	var notWhole *notWholeError
 	if errors.As(err, &notWhole) {
 		return exitNotWhole

@@ -131,10 +131,10 @@ func (c *combination) addCall(r *rand.Rand) {
 		default:
 			f.Kind = fakes.Status
 			f.Code = codes.Code(1 + r.IntN(16))
-			switch f.Code {
-			case codes.OutOfRange:
+			if f.Code == codes.OutOfRange {
 				f.After++
-			case codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.FailedPrecondition, codes.Unimplemented:
+			}
+			if terminalCodes[f.Code] != "" {
 				c.healable = false
 			}
 		}
@@ -182,9 +182,7 @@ func (c combination) run(t *testing.T) {
 	c.expect.settle(r.result)
 	if !c.stdout {
 		s.wantList(t, r, c.expect)
-		if _, err := blocklist.Open(filepath.Join(s.volume, blocklist.FileName(c.expect.format))); err != nil {
-			t.Error(err)
-		}
+		verifyFile(t, filepath.Join(s.volume, blocklist.FileName(c.expect.format)))
 		return
 	}
 	if r.stdout != string(c.expect.bytes(t)) {

@@ -251,13 +251,19 @@ func TestFailures(t *testing.T) {
 					t.Errorf("%q does not contain %q", err, text)
 				}
 			}
-			if c.out.committed || !c.out.aborted {
-				t.Errorf("committed %t, aborted %t", c.out.committed, c.out.aborted)
-			}
-			if opts.MaxSizeBytes > 0 && int64(c.out.buf.Len()) > opts.MaxSizeBytes {
-				t.Errorf("%d bytes were written", c.out.buf.Len())
-			}
+			c.out.wantNothing(t, opts.MaxSizeBytes)
 		})
+	}
+}
+
+// wantNothing checks that the sink was told to forget the list, of which no more than limit was written.
+func (v *volume) wantNothing(t *testing.T, limit int64) {
+	t.Helper()
+	if v.committed || !v.aborted {
+		t.Errorf("committed %t, aborted %t", v.committed, v.aborted)
+	}
+	if limit > 0 && int64(v.buf.Len()) > limit {
+		t.Errorf("%d bytes were written", v.buf.Len())
 	}
 }
 

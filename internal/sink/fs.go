@@ -50,7 +50,7 @@ func (osFS) OpenDevice(path string, allowRegular bool) (device, int64, error) {
 		return nil, 0, err
 	}
 	block := info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0
-	if !block && !(allowRegular && info.Mode().IsRegular()) {
+	if !block && (!allowRegular || !info.Mode().IsRegular()) {
 		return nil, 0, fmt.Errorf("%s is not a block device", path)
 	}
 	flags := os.O_RDWR

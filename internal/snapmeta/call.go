@@ -7,12 +7,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
-
-	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 )
@@ -62,13 +61,7 @@ func (c *call) openAllocated(conn *grpc.ClientConn, req Request, token string, o
 	if err != nil {
 		return fmt.Errorf("call GetMetadataAllocated: %w", err)
 	}
-	c.recv = func(reuse []blocklist.Extent) (message, error) {
-		m, err := stream.Recv()
-		if err != nil {
-			return message{}, err
-		}
-		return convert(m.GetBlockMetadataType(), m.GetVolumeCapacityBytes(), m.GetBlockMetadata(), reuse), nil
-	}
+	c.recv = receiver(stream.Recv)
 	return nil
 }
 
@@ -84,22 +77,30 @@ func (c *call) openDelta(conn *grpc.ClientConn, req Request, token string, offse
 	if err != nil {
 		return fmt.Errorf("call GetMetadataDelta: %w", err)
 	}
-	c.recv = func(reuse []blocklist.Extent) (message, error) {
-		m, err := stream.Recv()
-		if err != nil {
-			return message{}, err
-		}
-		return convert(m.GetBlockMetadataType(), m.GetVolumeCapacityBytes(), m.GetBlockMetadata(), reuse), nil
-	}
+	c.recv = receiver(stream.Recv)
 	return nil
 }
 
-func convert(kind api.BlockMetadataType, capacity int64, blocks []*api.BlockMetadata, reuse []blocklist.Extent) message {
-	extents := reuse[:0]
-	for _, b := range blocks {
-		extents = append(extents, blocklist.Extent{Offset: b.GetByteOffset(), Length: b.GetSizeBytes()})
+// response is what the messages of both RPCs have in common.
+type response interface {
+	GetBlockMetadataType() api.BlockMetadataType
+	GetVolumeCapacityBytes() int64
+	GetBlockMetadata() []*api.BlockMetadata
+}
+
+// receiver returns a function that receives a message into the memory of reuse.
+func receiver[R response](recv func() (R, error)) func(reuse []blocklist.Extent) (message, error) {
+	return func(reuse []blocklist.Extent) (message, error) {
+		r, err := recv()
+		if err != nil {
+			return message{}, err
+		}
+		extents := reuse[:0]
+		for _, b := range r.GetBlockMetadata() {
+			extents = append(extents, blocklist.Extent{Offset: b.GetByteOffset(), Length: b.GetSizeBytes()})
+		}
+		return message{kind: r.GetBlockMetadataType(), capacity: r.GetVolumeCapacityBytes(), extents: extents}, nil
 	}
-	return message{kind: kind, capacity: capacity, extents: extents}
 }
 
 // next returns the next message, whose extents reuse the memory of reuse. It returns io.EOF at the end of the stream.
@@ -170,11 +171,9 @@ func probe(ctx context.Context, conn *grpc.ClientConn, timeout time.Duration) er
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	_, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
-	switch status.Code(err) {
-	case codes.DeadlineExceeded, codes.Unavailable:
+	if code := status.Code(err); code == codes.DeadlineExceeded || code == codes.Unavailable {
 		return fmt.Errorf("probe: %w", err)
-	case codes.Canceled:
-		return nil // the call itself has ended
 	}
+	// Any other answer is one, and Canceled means that the call itself has ended meanwhile.
 	return nil
 }

@@ -48,6 +48,7 @@ func classify(err error) (failure, outcome.Reason) {
 		return failNoDelta, outcome.DeltaUnavailable
 	case codes.Unauthenticated:
 		return failToken, outcome.Unauthenticated
+	default:
+		return failRetry, outcome.StreamFailed
 	}
-	return failRetry, outcome.StreamFailed
 }

@@ -54,8 +54,8 @@ type Timing struct {
 	// MaxAttempts is the number of failures in a row, without one new extent between them, after which the stream
 	// is given up.
 	MaxAttempts int
-	// BackoffMin and BackoffMax bound the wait before another attempt; it doubles from one to the other.
-	BackoffMin, BackoffMax time.Duration
+	// FirstBackoff and LongestBackoff bound the wait before another attempt; it doubles from one to the other.
+	FirstBackoff, LongestBackoff time.Duration
 	// ConnectTimeout bounds connecting and the TLS handshake.
 	ConnectTimeout time.Duration
 	// ProbeAfter is how long a stream may be silent before the server is asked whether it is alive, and
@@ -74,8 +74,8 @@ type Timing struct {
 // exceeds the 10 minutes after which the sidecar itself ends a stream, because until then a driver may be computing.
 const (
 	DefaultMaxAttempts    = 10
-	DefaultBackoffMin     = 250 * time.Millisecond
-	DefaultBackoffMax     = 30 * time.Second
+	DefaultFirstBackoff   = 250 * time.Millisecond
+	DefaultLongestBackoff = 30 * time.Second
 	DefaultConnectTimeout = 20 * time.Second
 	DefaultProbeAfter     = 20 * time.Second
 	DefaultProbeTimeout   = 15 * time.Second
@@ -92,8 +92,8 @@ func (t Timing) withDefaults() Timing {
 		field    *time.Duration
 		fallback time.Duration
 	}{
-		{&t.BackoffMin, DefaultBackoffMin},
-		{&t.BackoffMax, DefaultBackoffMax},
+		{&t.FirstBackoff, DefaultFirstBackoff},
+		{&t.LongestBackoff, DefaultLongestBackoff},
 		{&t.ConnectTimeout, DefaultConnectTimeout},
 		{&t.ProbeAfter, DefaultProbeAfter},
 		{&t.ProbeTimeout, DefaultProbeTimeout},
@@ -105,7 +105,7 @@ func (t Timing) withDefaults() Timing {
 			*d.field = d.fallback
 		}
 	}
-	t.BackoffMax = max(t.BackoffMax, t.BackoffMin)
+	t.LongestBackoff = max(t.LongestBackoff, t.FirstBackoff)
 	return t
 }
 

@@ -243,6 +243,7 @@ func (s *Stream) failed(ctx context.Context, err error) error {
 		// After messages it is no answer to the offset that was asked for.
 	case failToken:
 		s.tokenFailures++
+	case failRetry:
 	}
 	if s.check.full() {
 		return nil
@@ -280,11 +281,11 @@ func (s *Stream) retry(ctx context.Context, err error, reason outcome.Reason) er
 // backoffFor returns the wait after the n-th failure in a row, n from 1: doubling, with ±50 % jitter so that many
 // populators do not return to a restarted service at one moment.
 func backoffFor(n int, timing Timing) time.Duration {
-	wait := timing.BackoffMin
-	for i := 1; i < n && wait < timing.BackoffMax; i++ {
+	wait := timing.FirstBackoff
+	for i := 1; i < n && wait < timing.LongestBackoff; i++ {
 		wait *= 2
 	}
-	wait = min(wait, timing.BackoffMax)
+	wait = min(wait, timing.LongestBackoff)
 	return wait/2 + rand.N(wait)
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 func TestBackoff(t *testing.T) {
-	timing := Timing{BackoffMin: 100 * time.Millisecond, BackoffMax: time.Second}
+	timing := Timing{FirstBackoff: 100 * time.Millisecond, LongestBackoff: time.Second}
 	for n, nominal := range map[int]time.Duration{
 		1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 4: 800 * time.Millisecond, 5: time.Second, 1000: time.Second,
 	} {
@@ -22,8 +22,8 @@ func TestBackoff(t *testing.T) {
 }
 
 func TestTimingDefaults(t *testing.T) {
-	got := Timing{BackoffMin: time.Hour, MaxAttempts: 3}.withDefaults()
-	if got.BackoffMax != time.Hour || got.MaxAttempts != 3 || got.ProbeAfter != DefaultProbeAfter {
+	got := Timing{FirstBackoff: time.Hour, MaxAttempts: 3}.withDefaults()
+	if got.LongestBackoff != time.Hour || got.MaxAttempts != 3 || got.ProbeAfter != DefaultProbeAfter {
 		t.Errorf("%+v", got)
 	}
 	if d := DefaultProbeAfter + DefaultProbeTimeout + DefaultEndGrace/4; d >= time.Minute {

@@ -7,12 +7,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 )
 
 // errEarlyEnd ends a stream as if it were complete.
@@ -283,8 +282,9 @@ func (c *session) strikeOne(f Fault, next *reply) error {
 			text = "scripted"
 		}
 		return status.Error(f.Code, text)
+	default: // the others do not end the stream
+		return nil
 	}
-	return nil
 }
 
 func (c *session) rotate(f Fault) error {
@@ -352,6 +352,7 @@ func spoilOne(f Fault, r *reply) bool {
 	case NoCapacity:
 		r.capacity = 0
 		return true
+	default: // the others need an extent
 	}
 	n := len(r.blocks)
 	if n == 0 {

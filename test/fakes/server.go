@@ -12,11 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-
-	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 )
 
 // Extent is a tuple of the protocol. Unlike the list's it may be wrong.
