@@ -48,6 +48,8 @@ func main() {
 		fmt.Println(version())
 		return
 	}
+	ctrl.SetLogger(opts.logger)
+	klog.SetLogger(opts.logger)
 	if err := run(ctrl.SetupSignalHandler(), opts); err != nil {
 		opts.logger.Error(err, "controller failed")
 		os.Exit(1)
@@ -88,8 +90,6 @@ func parse(args []string, env func(string) string, output io.Writer) (*options, 
 }
 
 func run(ctx context.Context, o *options) error {
-	ctrl.SetLogger(o.logger)
-	klog.SetLogger(o.logger)
 	scheme := runtime.NewScheme()
 	if err := errors.NewAggregate([]error{
 		clientgoscheme.AddToScheme(scheme), snapshotv1.AddToScheme(scheme),

@@ -14,15 +14,18 @@
 // status and finalizer, and it hands a finished pod over by waiting for the annotation that says its result is recorded.
 package machinery
 
-// What the library and this package need. The library reads claims, StorageClasses and ChangedBlockRanges of the whole
-// cluster; pods and ConfigMaps are ours and live in the populator namespace only.
+// What the library and this package need, and nothing else. The library reads claims, StorageClasses and ChangedBlockRanges
+// of the whole cluster, patches the finalizer of claims and the claimRef of volumes. Everything that is created or deleted
+// lives in the populator namespace.
 //
-// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=get;patch
 // +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
 // +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=changedblockranges;snapshotmetadataservices,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=persistentvolumeclaims,verbs=create;delete
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=pods,verbs=get;list;watch;create;delete
-// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=configmaps,verbs=get;list;watch;create;update;patch;delete
-// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=cbt-populator,resources=leases,verbs=get;list;watch;create;update;patch
+// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=configmaps,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=cbt-populator,resources=leases,verbs=get;create;update
+// The leader election tells about itself by the old events API.
+// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=events,verbs=create;patch

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/test/apiserver"
+	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
+)
+
+const (
+	installedIn = "cbt-populator"
+	driver      = "sample-csi.cbt-populator.test"
+)
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
+	os.Exit(m.Run())
+}
+
+func noEnv(string) string { return "" }
+
+func TestParse(t *testing.T) {
+	env := map[string]string{"POPULATOR_IMAGE": "image:1", "POD_NAMESPACE": "ns"}
+	for _, test := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		bad  string
+	}{
+		{"environment", nil, env, ""},
+		{"flags", []string{"--populator-image=i", "--populator-namespace=n", "--max-concurrent-populations=3"}, nil, ""},
+		{"nothing", nil, nil, "Pod.Image"},
+		{"no namespace", []string{"--populator-image=i"}, nil, "PopulatorNamespace"},
+		{"bad number", []string{"--library-shards=-1"}, env, "Shards"},
+		{"unknown flag", []string{"--nonsense"}, env, "nonsense"},
+		{"version needs nothing", []string{"--version"}, nil, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var out bytes.Buffer
+			o, err := parse(test.args, func(name string) string { return test.env[name] }, &out)
+			if test.bad == "" && err != nil {
+				t.Fatalf("unexpected error %v", err)
+			}
+			if test.bad != "" && (err == nil || !strings.Contains(out.String(), test.bad)) {
+				t.Fatalf("error %v with output %q, want one about %q", err, out.String(), test.bad)
+			}
+			if err == nil && !o.showVersion && o.machinery.MaxConcurrentPerDriver != o.machinery.MaxConcurrent {
+				t.Errorf("bound per driver %d, want %d", o.machinery.MaxConcurrentPerDriver, o.machinery.MaxConcurrent)
+			}
+		})
+	}
+}
+
+// TestControllerFillsClaim runs the whole controller against a real API server, with no more permissions than config/rbac
+// grants, leader election included. The fake cluster plays kubelet, scheduler, provisioner and binder.
+func TestControllerFillsClaim(t *testing.T) {
+	server := apiserver.Start(t)
+	c := newClient(t, server)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	install(ctx, t, c)
+
+	message, err := outcome.Result{
+		Reason: outcome.Populated, Mode: "Delta", EntryCount: 3, ChangedBytes: 12288, NumBytesWritten: 512,
+		ListDigest: "sha256:" + strings.Repeat("0", 64), BlockMetadataType: "FIXED_LENGTH", BlockSize: 4096, VolumeCapacityBytes: 10 << 20,
+	}.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake, err := fakecluster.Start(ctx, c, func(*corev1.Pod) *fakecluster.End {
+		return &fakecluster.End{Phase: corev1.PodSucceeded, Message: string(message)}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts, err := parse([]string{
+		"--populator-image=populator:test", "--populator-namespace=" + installedIn, "--kubeconfig=" + serviceAccountConfig(t, server),
+		"--health-probe-bind-address=127.0.0.1:0", "--metrics-bind-address=0",
+	}, noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, opts) }()
+
+	// The claim comes first, then its ChangedBlockRange, then the snapshots.
+	create(ctx, t, c, claim("list"))
+	create(ctx, t, c, &v1alpha1.ChangedBlockRange{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "monday"},
+		Spec:       v1alpha1.ChangedBlockRangeSpec{FromVolumeSnapshotName: "from", ToVolumeSnapshotName: "to"},
+	})
+	createSnapshot(ctx, t, c, "from")
+	createSnapshot(ctx, t, c, "to")
+	var cbr v1alpha1.ChangedBlockRange
+	var filled corev1.PersistentVolumeClaim
+	eventually(ctx, t, "the claim is bound and released, and the ChangedBlockRange is ready", func() bool {
+		get(ctx, t, c, "default", "monday", &cbr)
+		get(ctx, t, c, "default", "list", &filled)
+		return filled.Status.Phase == corev1.ClaimBound && len(filled.Finalizers) == 1 && len(cbr.Finalizers) == 0 &&
+			meta.IsStatusConditionTrue(cbr.Status.Conditions, v1alpha1.ConditionReady) && cbr.Status.PopulatedClaims == 1
+	})
+	if got := ptr.Deref(cbr.Status.EntryCount, -1); got != 3 {
+		t.Errorf("the ChangedBlockRange tells of %d entries, want 3", got)
+	}
+	var pods corev1.PodList
+	if err := c.List(ctx, &pods, client.InNamespace(installedIn)); err != nil || len(pods.Items) != 0 {
+		t.Errorf("%d pods are left, error %v", len(pods.Items), err)
+	}
+	if err := c.Delete(ctx, &cbr); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := errors.Join(<-ended, fake.Stop()); err != nil {
+		t.Error(err)
+	}
+}
+
+func newClient(t *testing.T, server *apiserver.Server) client.WithWatch {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		clientgoscheme.AddToScheme, v1alpha1.AddToScheme, smsv1beta1.AddToScheme, snapshotv1.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := client.NewWithWatch(server.Config, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// install creates the namespace, the permissions of config/rbac and the driver's metadata service.
+func install(ctx context.Context, t *testing.T, c client.Client) {
+	t.Helper()
+	create(ctx, t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: installedIn}})
+	for _, name := range []string{"role.yaml", "controller_bindings.yaml"} {
+		file, err := os.Open(filepath.Join("..", "..", "config", "rbac", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := file.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		for documents := yaml.NewYAMLOrJSONDecoder(file, 4096); ; {
+			var o unstructured.Unstructured
+			if err := documents.Decode(&o); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if len(o.Object) > 0 {
+				create(ctx, t, c, &o)
+			}
+		}
+	}
+	create(ctx, t, c, &smsv1beta1.SnapshotMetadataService{
+		ObjectMeta: metav1.ObjectMeta{Name: driver},
+		Spec:       smsv1beta1.SnapshotMetadataServiceSpec{Audience: "a", Address: "metadata.example:443", CACert: []byte("ca")},
+	})
+}
+
+// serviceAccountConfig returns the path of a kubeconfig that acts as the controller's service account.
+func serviceAccountConfig(t *testing.T, server *apiserver.Server) string {
+	t.Helper()
+	config, err := clientcmd.LoadFromFile(server.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range config.AuthInfos {
+		user.Impersonate = "system:serviceaccount:" + installedIn + ":cbt-populator-controller"
+		user.ImpersonateGroups = []string{"system:serviceaccounts", "system:authenticated"}
+	}
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(clientcmdapi.Config(*config), path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func claim(name string) *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			StorageClassName: ptr.To(fakecluster.Class),
+			AccessModes:      []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources:        corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("10Mi")}},
+			DataSourceRef:    &corev1.TypedObjectReference{APIGroup: ptr.To(v1alpha1.GroupName), Kind: v1alpha1.Kind, Name: "monday"},
+		},
+	}
+}
+
+// createSnapshot creates a snapshot that is ready.
+func createSnapshot(ctx context.Context, t *testing.T, c client.Client, name string) {
+	t.Helper()
+	content := &snapshotv1.VolumeSnapshotContent{
+		ObjectMeta: metav1.ObjectMeta{Name: "content-" + name},
+		Spec: snapshotv1.VolumeSnapshotContentSpec{
+			Driver: driver, DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete,
+			Source:            snapshotv1.VolumeSnapshotContentSource{VolumeHandle: ptr.To("volume")},
+			VolumeSnapshotRef: corev1.ObjectReference{Namespace: "default", Name: name},
+		},
+	}
+	snapshot := &snapshotv1.VolumeSnapshot{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:       snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: ptr.To("data")}},
+	}
+	create(ctx, t, c, snapshot)
+	content.Spec.VolumeSnapshotRef.UID = snapshot.UID
+	create(ctx, t, c, content)
+	content.Status = &snapshotv1.VolumeSnapshotContentStatus{
+		SnapshotHandle: ptr.To("handle-" + name), RestoreSize: ptr.To[int64](10 << 20), ReadyToUse: ptr.To(true),
+	}
+	snapshot.Status = &snapshotv1.VolumeSnapshotStatus{BoundVolumeSnapshotContentName: &content.Name, ReadyToUse: ptr.To(true)}
+	if err := errors.Join(c.Status().Update(ctx, content), c.Status().Update(ctx, snapshot)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func create(ctx context.Context, t *testing.T, c client.Client, o client.Object) {
+	t.Helper()
+	if err := c.Create(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func get(ctx context.Context, t *testing.T, c client.Client, namespace, name string, o client.Object) {
+	t.Helper()
+	if err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(ctx context.Context, t *testing.T, what string, check func() bool) {
+	t.Helper()
+	err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) { return check(), nil })
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
