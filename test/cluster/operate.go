@@ -95,11 +95,14 @@ func unhealthy(l layout.Layout, status supervise.Status) error {
 		if b.Len() > 0 {
 			b.WriteString("\n")
 		}
-		what := c.State
-		if c.State == supervise.Running {
-			what = "running, but does not work: " + c.Trouble
+		what := "is " + c.State
+		switch c.State {
+		case supervise.Died:
+			what = "has died:"
+		case supervise.Running:
+			what = "runs, but does not work: " + c.Trouble
 		}
-		fmt.Fprintf(&b, "%s is %s %s; the end of its log %s:\n%s\n", c.Name, what, c.End, l.Log(c.Name), supervise.Tail(l.Log(c.Name), 10))
+		fmt.Fprintf(&b, "%s %s %s; the end of its log %s:\n%s\n", c.Name, what, c.End, l.Log(c.Name), supervise.Tail(l.Log(c.Name), 10))
 		fmt.Fprintf(&b, "start it again with `cluster restart %s`", c.Name)
 	}
 	return errors.New(b.String())

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -34,8 +35,9 @@ type entry struct {
 	target string
 }
 
-// Push builds the images pause, base and busybox and pushes them to the
-// registry at host. The latter stands for Docker Hub's image of that name. pause is the path of the pause program.
+// Push builds the images pause, base and tools and pushes them to the
+// registry at host. The last also stands for Docker Hub's busybox. pause is
+// the path of the pause program.
 func Push(ctx context.Context, host, pause string) error {
 	program, err := os.ReadFile(pause)
 	if err != nil {
@@ -43,16 +45,20 @@ func Push(ctx context.Context, host, pause string) error {
 	}
 	tools, err := toolsLayer(ctx)
 	if err != nil {
-		return fmt.Errorf("busybox image: %w", err)
+		return fmt.Errorf("tools image: %w", err)
 	}
+	files := rootfs()
+	shell := v1.Config{Env: []string{searchPath}, Cmd: []string{"/bin/sh"}, WorkingDir: "/"}
+	tools = append(slices.Clone(files), tools...)
 	for _, image := range []struct {
 		name    string
 		entries []entry
 		config  v1.Config
 	}{
 		{"pause:latest", []entry{{path: "pause", mode: 0o755, data: program}}, v1.Config{User: "65535:65535", Entrypoint: []string{"/pause"}}},
-		{"base:latest", rootfs(), v1.Config{User: "65532:65532", Env: []string{searchPath}, WorkingDir: "/"}},
-		{"library/busybox:stable", append(rootfs(), tools...), v1.Config{Env: []string{searchPath}, Cmd: []string{"/bin/sh"}, WorkingDir: "/"}},
+		{"base:latest", files, v1.Config{User: "65532:65532", Env: []string{searchPath}, WorkingDir: "/"}},
+		{"tools:latest", tools, shell},
+		{"library/busybox:stable", tools, shell},
 	} {
 		if err := push(ctx, host+"/"+image.name, image.entries, image.config); err != nil {
 			return fmt.Errorf("%s image: %w", image.name, err)

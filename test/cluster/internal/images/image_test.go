@@ -7,12 +7,14 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
 func TestLayerIsDeterministicAndComplete(t *testing.T) {
@@ -70,18 +72,23 @@ func TestPushedImageCanBePulled(t *testing.T) {
 		}
 	}()
 	Serve(t.TempDir(), l)
-	name := l.Addr().String() + "/base:latest"
-	if err := push(context.Background(), name, rootfs(), v1.Config{User: "65532:65532"}); err != nil {
+	host := l.Addr().String()
+	if err := push(context.Background(), host+"/base:latest", rootfs(), v1.Config{User: "65532:65532"}); err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.Get("http://" + l.Addr().String() + "/v2/base/manifests/latest")
+	tag, err := name.NewTag(host+"/base:latest", name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := resp.Body.Close(); err != nil {
+	image, err := remote.Image(tag)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		t.Errorf("the registry answers %s", resp.Status)
+	file, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if file.OS != "linux" || file.Architecture != runtime.GOARCH || file.Config.User != "65532:65532" {
+		t.Errorf("pulled %s/%s for user %s", file.OS, file.Architecture, file.Config.User)
 	}
 }
