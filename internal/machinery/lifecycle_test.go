@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -405,4 +406,50 @@ func (w *world) waitGated(name string) {
 	w.Helper()
 	claim := w.addClaim(name, "range")
 	w.eventually("there is a pod for "+name, func() bool { return w.pod(claim) != nil })
+}
+
+// TestOrphansAreRemoved lets a claim vanish behind the controller's back: its finalizer was removed by force while no
+// controller ran.
+func TestOrphansAreRemoved(t *testing.T) {
+	w := newWorld(t, hang)
+	w.startController()
+	w.addRange("range")
+	claim := w.addClaim("claim", "range")
+	w.waitRunning(claim)
+	w.stop()
+	w.remove(claim)
+	w.eventually("the claim is gone", func() bool {
+		if !w.get(claim) {
+			return true
+		}
+		claim.Finalizers = nil
+		if err := w.c.Update(w.ctx, claim); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		return false
+	})
+	w.startController()
+	w.eventually("pod and prime claim are gone", func() bool { return w.pod(claim) == nil && w.prime(claim) == nil })
+}
+
+// TestForeignObjectsAreLeftAlone creates objects in the populator namespace that look a little like temporary ones.
+func TestForeignObjectsAreLeftAlone(t *testing.T) {
+	w := newWorld(t, fill(t))
+	foreign := w.claim("prime-11111111-2222-3333-4444-555555555555", "range")
+	foreign.Namespace, foreign.Spec.DataSourceRef = w.cfg.PopulatorNamespace, nil
+	w.create(foreign)
+	inside := w.claim("inside", "range")
+	inside.Namespace = w.cfg.PopulatorNamespace
+	w.create(inside)
+	w.startController()
+	w.addRange("range")
+	w.waitFilled(w.addClaim("barrier", "range"))
+	if !w.get(foreign) || foreign.DeletionTimestamp != nil {
+		t.Error("a claim that is not ours was deleted")
+	}
+	if !w.get(inside) || len(inside.Finalizers) != 1 {
+		t.Error("a claim in the populator namespace was worked on")
+	}
+	w.remove(foreign)
+	w.remove(inside)
 }
