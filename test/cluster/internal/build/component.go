@@ -177,5 +177,5 @@ func checkStaging(component, kubernetes *modfile.File, version string) error {
 	return nil
 }
 
-// Dir returns the component's folder in the checkout.
+// dir returns the component's folder in the checkout.
 func (c Component) dir(l layout.Layout) string { return filepath.Join(l.Source, c.Dir) }
