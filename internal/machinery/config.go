@@ -22,7 +22,7 @@ type Config struct {
 	PopulatorNamespace string
 	// Kubeconfig is the file from which the library builds its own client; empty stands for the pod's service account.
 	Kubeconfig string
-	// Shards is the number of library instances. Each has one worker and a client of 5 requests/s. Default 4.
+	// Shards is the number of library instances. Each has one worker and a client of 5 requests/s. Default 8.
 	Shards int
 	// MaxConcurrent bounds the populator pods that are not finished, in all. Default 20.
 	MaxConcurrent int
@@ -72,7 +72,7 @@ type PodConfig struct {
 
 // Defaults of Config.
 const (
-	DefaultShards         = 4
+	DefaultShards         = 8
 	DefaultMaxConcurrent  = 20
 	DefaultRetryBase      = 10 * time.Second
 	DefaultRetryMax       = 5 * time.Minute
