@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -35,6 +36,7 @@ type options struct {
 	leaderElect, showVersion bool
 	probeAddr, metricsAddr   string
 	logger                   logr.Logger
+	controllers              config.Controller // tests run more than one in a process
 }
 
 func main() {
@@ -98,13 +100,13 @@ func run(ctx context.Context, o *options) error {
 		return fmt.Errorf("build scheme: %w", err)
 	}
 	// The same way in which the library makes its client.
-	config, err := clientcmd.BuildConfigFromFlags("", o.machinery.Kubeconfig)
+	restConfig, err := clientcmd.BuildConfigFromFlags("", o.machinery.Kubeconfig)
 	if err != nil {
 		return fmt.Errorf("configure API client: %w", err)
 	}
 	// The API server limits by priority and fairness; a limit of our own would only add delay.
-	config.QPS = -1
-	mgr, err := ctrl.NewManager(config, ctrl.Options{
+	restConfig.QPS = -1
+	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        o.logger,
 		Cache:                         machinery.CacheOptions(o.machinery.PopulatorNamespace),
@@ -114,6 +116,7 @@ func run(ctx context.Context, o *options) error {
 		LeaderElectionReleaseOnCancel: true,
 		HealthProbeBindAddress:        o.probeAddr,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddr},
+		Controller:                    o.controllers,
 	})
 	if err != nil {
 		return fmt.Errorf("make manager: %w", err)

@@ -90,19 +90,7 @@ func TestControllerFillsClaim(t *testing.T) {
 	defer cancel()
 	install(ctx, t, c)
 
-	message, err := outcome.Result{
-		Reason: outcome.Populated, Mode: "Delta", EntryCount: 3, ChangedBytes: 12288, NumBytesWritten: 512,
-		ListDigest: "sha256:" + strings.Repeat("0", 64), BlockMetadataType: "FIXED_LENGTH", BlockSize: 4096, VolumeCapacityBytes: 10 << 20,
-	}.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fake, err := fakecluster.Start(ctx, c, func(*corev1.Pod) *fakecluster.End {
-		return &fakecluster.End{Phase: corev1.PodSucceeded, Message: string(message)}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	fake := startFake(ctx, t, c)
 	opts, err := parse([]string{
 		"--populator-image=populator:test", "--populator-namespace=" + installedIn, "--kubeconfig=" + serviceAccountConfig(t, server),
 		"--health-probe-bind-address=127.0.0.1:0", "--metrics-bind-address=0",
@@ -110,6 +98,7 @@ func TestControllerFillsClaim(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	opts.controllers.SkipNameValidation = ptr.To(true)
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, opts) }()
 
@@ -124,6 +113,11 @@ func TestControllerFillsClaim(t *testing.T) {
 	var cbr v1alpha1.ChangedBlockRange
 	var filled corev1.PersistentVolumeClaim
 	eventually(ctx, t, "the claim is bound and released, and the ChangedBlockRange is ready", func() bool {
+		select {
+		case err := <-ended:
+			t.Fatalf("the controller ended: %v", err)
+		default:
+		}
 		get(ctx, t, c, "default", "monday", &cbr)
 		get(ctx, t, c, "default", "list", &filled)
 		return filled.Status.Phase == corev1.ClaimBound && len(filled.Finalizers) == 1 && len(cbr.Finalizers) == 0 &&
@@ -143,6 +137,25 @@ func TestControllerFillsClaim(t *testing.T) {
 	if err := errors.Join(<-ended, fake.Stop()); err != nil {
 		t.Error(err)
 	}
+}
+
+// startFake starts the rest of the cluster, in which every populator succeeds.
+func startFake(ctx context.Context, t *testing.T, c client.WithWatch) *fakecluster.Cluster {
+	t.Helper()
+	message, err := outcome.Result{
+		Reason: outcome.Populated, Mode: "Delta", EntryCount: 3, ChangedBytes: 12288, NumBytesWritten: 512,
+		ListDigest: "sha256:" + strings.Repeat("0", 64), BlockMetadataType: "FIXED_LENGTH", BlockSize: 4096, VolumeCapacityBytes: 10 << 20,
+	}.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake, err := fakecluster.Start(ctx, c, func(*corev1.Pod) *fakecluster.End {
+		return &fakecluster.End{Phase: corev1.PodSucceeded, Message: string(message)}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fake
 }
 
 func newClient(t *testing.T, server *apiserver.Server) client.WithWatch {

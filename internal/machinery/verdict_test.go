@@ -38,8 +38,20 @@ func sampleWanted() wanted {
 	}
 }
 
-func TestJudge(t *testing.T) {
-	type change func(*corev1.Pod, *wanted)
+type change func(*corev1.Pod, *wanted)
+
+type judgeCase struct {
+	name   string
+	phase  corev1.PodPhase
+	reason outcome.Reason
+	change change
+	after  time.Duration
+	want   action
+	wait   time.Duration
+	fresh  bool
+}
+
+func judgeCases() []judgeCase {
 	all := func(changes ...change) change {
 		return func(p *corev1.Pod, w *wanted) {
 			for _, c := range changes {
@@ -64,16 +76,7 @@ func TestJudge(t *testing.T) {
 		return func(p *corev1.Pod, _ *wanted) { p.Annotations[annotationAttempt] = strconv.Itoa(n) }
 	}
 	const ok, bad = corev1.PodSucceeded, corev1.PodFailed
-	for _, test := range []struct {
-		name   string
-		phase  corev1.PodPhase
-		reason outcome.Reason
-		change change
-		after  time.Duration
-		want   action
-		wait   time.Duration
-		fresh  bool
-	}{
+	return []judgeCase{
 		{"success", ok, outcome.Populated, same, 0, actionComplete, 0, false},
 		{"success, unresolved by now", ok, outcome.Populated, unresolved, 0, actionComplete, 0, false},
 		{"success, not recorded", ok, outcome.Populated, unrecorded, time.Hour, actionWait, 0, false},
@@ -104,7 +107,11 @@ func TestJudge(t *testing.T) {
 		{"retryable, unresolved by now", bad, outcome.StreamFailed, unresolved, time.Hour, actionWait, 0, false},
 		{"died without a message", bad, "", silent, 0, actionWait, 10 * time.Second, false},
 		{"evicted before it started", bad, "", evicted, 0, actionReplace, 0, false},
-	} {
+	}
+}
+
+func TestJudge(t *testing.T) {
+	for _, test := range judgeCases() {
 		t.Run(test.name, func(t *testing.T) {
 			pod, want := endedPod(t, test.phase, test.reason), sampleWanted()
 			test.change(pod, &want)

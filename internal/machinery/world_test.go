@@ -17,12 +17,8 @@ import (
 	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
@@ -37,7 +33,6 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
-	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
 )
 
@@ -187,111 +182,6 @@ func (w *world) startController() {
 	}
 }
 
-// playReconciler plays the ChangedBlockRange reconciler until the world ends.
-func (w *world) playReconciler() error {
-	for _, list := range []client.ObjectList{
-		&corev1.PersistentVolumeClaimList{}, &v1alpha1.ChangedBlockRangeList{}, &corev1.PodList{},
-	} {
-		events, err := w.c.Watch(w.ctx, list)
-		if err != nil {
-			return fmt.Errorf("watch %T: %w", list, err)
-		}
-		go func() {
-			for range events.ResultChan() {
-				w.look()
-			}
-		}()
-	}
-	var errs []error
-	for {
-		select {
-		case <-w.ctx.Done():
-			return errors.Join(errs...)
-		case <-w.poke:
-		}
-		err := errors.Join(w.playRanges(), w.playRecords())
-		switch {
-		case err == nil || w.ctx.Err() != nil:
-		case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
-			w.look()
-		default:
-			errs = append(errs, err)
-		}
-	}
-}
-
-func (w *world) look() {
-	select {
-	case w.poke <- struct{}{}:
-	default:
-	}
-}
-
-func (w *world) playRanges() error {
-	var ranges v1alpha1.ChangedBlockRangeList
-	var claims corev1.PersistentVolumeClaimList
-	if err := errors.Join(w.c.List(w.ctx, &claims, client.InNamespace(w.namespace)), w.c.List(w.ctx, &ranges, client.InNamespace(w.namespace))); err != nil {
-		return err
-	}
-	for i := range ranges.Items {
-		cbr := &ranges.Items[i]
-		busy := slices.ContainsFunc(claims.Items, func(c corev1.PersistentVolumeClaim) bool {
-			return c.Spec.DataSourceRef.Name == cbr.Name && hasFinalizer(&c)
-		})
-		if cbr.DeletionTimestamp != nil {
-			if !busy && len(cbr.Finalizers) > 0 {
-				cbr.Finalizers = nil
-				return client.IgnoreNotFound(w.c.Update(w.ctx, cbr))
-			}
-			continue
-		}
-		if !w.resolve.Load() || cbr.MayPopulate() {
-			continue
-		}
-		if len(cbr.Finalizers) == 0 {
-			cbr.Finalizers = []string{v1alpha1.FinalizerPopulating}
-			if err := w.c.Update(w.ctx, cbr); err != nil {
-				return err
-			}
-		}
-		sample := sampleSource()
-		cbr.Status = sample.cbr.Status
-		cbr.Status.Conditions = nil
-		meta.SetStatusCondition(&cbr.Status.Conditions, metav1.Condition{
-			Type: v1alpha1.ConditionSnapshotsResolved, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonResolved, ObservedGeneration: cbr.Generation,
-		})
-		if err := w.c.Status().Update(w.ctx, cbr); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *world) playRecords() error {
-	if !w.record.Load() {
-		return nil
-	}
-	for _, pod := range w.pods() {
-		var cbr v1alpha1.ChangedBlockRange
-		_, name, _ := strings.Cut(pod.Annotations[v1alpha1.AnnotationChangedBlockRange], "/")
-		if err := w.c.Get(w.ctx, types.NamespacedName{Namespace: w.namespace, Name: name}, &cbr); err != nil {
-			if apierrors.IsNotFound(err) {
-				continue
-			}
-			return err
-		}
-		if !finished(&pod) || recorded(&pod) || pod.Labels[v1alpha1.LabelChangedBlockRangeUID] != string(cbr.UID) {
-			continue
-		}
-		patch := client.MergeFrom(pod.DeepCopy())
-		pod.Annotations[v1alpha1.AnnotationResultRecorded] = "true"
-		if err := w.c.Patch(w.ctx, &pod, patch); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // eventually waits until check holds.
 func (w *world) eventually(what string, check func() bool) {
 	w.Helper()
@@ -361,87 +251,6 @@ func (w *world) dump() string {
 	return b.String()
 }
 
-func (w *world) create(o client.Object) {
-	w.Helper()
-	if err := w.c.Create(w.ctx, o); err != nil {
-		w.Fatal(err)
-	}
-}
-
-func (w *world) remove(o client.Object) {
-	w.Helper()
-	if err := w.c.Delete(w.ctx, o); client.IgnoreNotFound(err) != nil {
-		w.Fatal(err)
-	}
-}
-
-// get reads o again and reports whether it exists.
-func (w *world) get(o client.Object) bool {
-	w.Helper()
-	err := w.c.Get(w.ctx, client.ObjectKeyFromObject(o), o)
-	if client.IgnoreNotFound(err) != nil {
-		w.Fatal(err)
-	}
-	return err == nil
-}
-
-// addRange creates a ChangedBlockRange.
-func (w *world) addRange(name string) *v1alpha1.ChangedBlockRange {
-	w.Helper()
-	cbr := &v1alpha1.ChangedBlockRange{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
-		Spec:       v1alpha1.ChangedBlockRangeSpec{FromVolumeSnapshotName: "vs-from", ToVolumeSnapshotName: "vs-to"},
-	}
-	w.create(cbr)
-	return cbr
-}
-
-// addClaim creates a claim that is to be filled from the ChangedBlockRange.
-func (w *world) addClaim(name, source string) *corev1.PersistentVolumeClaim {
-	w.Helper()
-	claim := w.claim(name, source)
-	w.create(claim)
-	return claim
-}
-
-func (w *world) claim(name, source string) *corev1.PersistentVolumeClaim {
-	return &corev1.PersistentVolumeClaim{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
-		Spec: corev1.PersistentVolumeClaimSpec{
-			StorageClassName: ptr.To(fakecluster.Class),
-			AccessModes:      []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-			Resources:        corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("10Mi")}},
-			DataSourceRef:    &corev1.TypedObjectReference{APIGroup: ptr.To(v1alpha1.GroupName), Kind: v1alpha1.Kind, Name: source},
-		},
-	}
-}
-
-func (w *world) pods() []corev1.Pod {
-	var pods corev1.PodList
-	if err := w.c.List(w.ctx, &pods, client.InNamespace(w.cfg.PopulatorNamespace)); err != nil && w.ctx.Err() == nil {
-		w.Error(err)
-	}
-	return pods.Items
-}
-
-// pod returns the populator pod of claim, or nil.
-func (w *world) pod(claim *corev1.PersistentVolumeClaim) *corev1.Pod {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.cfg.PopulatorNamespace, Name: podName(claim.UID)}}
-	if !w.get(pod) {
-		return nil
-	}
-	return pod
-}
-
-// prime returns the prime claim of claim, or nil.
-func (w *world) prime(claim *corev1.PersistentVolumeClaim) *corev1.PersistentVolumeClaim {
-	prime := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: w.cfg.PopulatorNamespace, Name: primeName(claim.UID)}}
-	if !w.get(prime) {
-		return nil
-	}
-	return prime
-}
-
 func (w *world) waitRunning(claim *corev1.PersistentVolumeClaim) *corev1.Pod {
 	w.Helper()
 	var pod *corev1.Pod
@@ -496,31 +305,4 @@ func (w *world) eventsOf(claim string) []eventsv1.Event {
 		return events.Items
 	}
 	return slices.DeleteFunc(events.Items, func(e eventsv1.Event) bool { return e.Regarding.Name != claim })
-}
-
-// message renders a result as a populator would.
-func message(t *testing.T, r outcome.Result) string {
-	t.Helper()
-	data, err := r.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
-// fill is a kubelet under which every populator succeeds.
-func fill(t *testing.T) fakecluster.Kubelet {
-	end := &fakecluster.End{Phase: corev1.PodSucceeded, Message: message(t, outcome.Result{
-		Reason: outcome.Populated, Mode: "Delta", EntryCount: 3, ChangedBytes: 12288, NumBytesWritten: 512,
-	})}
-	return func(*corev1.Pod) *fakecluster.End { return end }
-}
-
-// hang is a kubelet under which populators run on.
-func hang(*corev1.Pod) *fakecluster.End { return nil }
-
-// fail is a kubelet under which every populator fails.
-func fail(t *testing.T, reason outcome.Reason) fakecluster.Kubelet {
-	end := &fakecluster.End{Phase: corev1.PodFailed, Message: message(t, outcome.Result{Reason: reason, Message: "it failed"})}
-	return func(*corev1.Pod) *fakecluster.End { return end }
 }
