@@ -69,6 +69,11 @@ const (
 	ReasonInternalError = "InternalError"
 )
 
+// ReasonUsedAllocated is the reason of a warning event on a ChangedBlockRange and on its claim: the driver had no delta, and
+// the list holds the allocated blocks instead, as whenDeltaUnavailable: UseAllocated asks. Ready then is True with the reason
+// Populated.
+const ReasonUsedAllocated = "UsedAllocated"
+
 // Reasons of Ready for a populator pod that left no result. All of them are retried.
 const (
 	// ReasonOutOfMemory: the pod exceeded its memory limit.

@@ -78,13 +78,37 @@ func endFaults() []faultCase {
 		}},
 		{name: "allocated", want: ok, mode: blocklist.Allocated, flags: []string{"--when-delta-unavailable=UseAllocated"},
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Status, Code: codes.FailedPrecondition})},
-			check: func(t *testing.T, _ *scene, r run) {
-				if r.result.Mode != string(blocklist.Allocated) {
-					t.Errorf("mode %q, want the fallback to show", r.result.Mode)
+			check: func(t *testing.T, s *scene, r run) {
+				wantFallbackHeader(t, s)
+				if r.result.Mode != string(blocklist.Allocated) || r.result.Fallback != "the driver answered FailedPrecondition: scripted" {
+					t.Errorf("mode %q, fallback %q: the fallback has to show, with the driver's words", r.result.Mode, r.result.Fallback)
 				}
 			}},
 		{name: "allocated where delta is not implemented", want: ok, mode: blocklist.Allocated, flags: []string{"--when-delta-unavailable=UseAllocated"},
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Cut}, fakes.Fault{Kind: fakes.Status, Code: codes.Unimplemented})}},
+		{name: "the token is echoed before a fallback", want: ok, mode: blocklist.Allocated, flags: []string{"--when-delta-unavailable=UseAllocated"},
+			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Status, Code: codes.FailedPrecondition, Text: "no delta for " + testToken})},
+			check: func(t *testing.T, _ *scene, r run) {
+				if !strings.Contains(r.result.Fallback, "no delta for [token]") {
+					t.Errorf("fallback %q", r.result.Fallback)
+				}
+			}},
+	}
+}
+
+// wantFallbackHeader looks for what tells a reader of the list that it takes the place of a delta: it is not one, although a
+// base is named.
+func wantFallbackHeader(t *testing.T, s *scene) {
+	t.Helper()
+	list, err := blocklist.Open(filepath.Join(s.volume, blocklist.FileName(blocklist.JSON)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := list.Header(); h.Mode != blocklist.Allocated || h.BaseSnapshotHandle != testBase {
+		t.Errorf("the header of the fallback's list is %+v", h)
+	}
+	if err := list.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

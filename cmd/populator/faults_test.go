@@ -118,7 +118,7 @@ func (c faultCase) run(t *testing.T, fixed bool) {
 	if !strings.Contains(r.result.Message, c.text) {
 		t.Errorf("message %q does not contain %q", r.result.Message, c.text)
 	}
-	for _, secret := range []string{r.stderr, r.result.Message} {
+	for _, secret := range []string{r.stderr, r.result.Message, r.result.Fallback} {
 		if strings.Contains(secret, testToken) {
 			t.Errorf("the token is in %q", secret)
 		}

@@ -26,7 +26,8 @@ type occurrence struct {
 	reason, message string
 }
 
-// transitions returns the events on the ChangedBlockRange: one for each condition whose status or reason changed.
+// transitions returns the events on the ChangedBlockRange: one for each condition whose status or reason changed, and a warning
+// when a list is there that is not what was asked for.
 func transitions(cbr *v1alpha1.ChangedBlockRange, before, after *v1alpha1.ChangedBlockRangeStatus) []occurrence {
 	var all []occurrence
 	resolved := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionSnapshotsResolved)
@@ -34,14 +35,17 @@ func transitions(cbr *v1alpha1.ChangedBlockRange, before, after *v1alpha1.Change
 		all = append(all, occurrence{about: cbr, kind: resolvedKind(resolved.Reason), action: actionResolve, reason: resolved.Reason, message: resolved.Message})
 	}
 	ready := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
-	if !changed(before, ready) || ready.Reason == resolved.Reason || ready.Reason == v1alpha1.ReasonWaitingForClaim {
-		return all
+	if changed(before, ready) && ready.Reason != resolved.Reason && ready.Reason != v1alpha1.ReasonWaitingForClaim {
+		kind := corev1.EventTypeWarning
+		if ready.Reason == v1alpha1.ReasonPopulating || ready.Status == metav1.ConditionTrue {
+			kind = corev1.EventTypeNormal
+		}
+		all = append(all, occurrence{about: cbr, kind: kind, action: actionPopulate, reason: ready.Reason, message: ready.Message})
 	}
-	kind := corev1.EventTypeWarning
-	if ready.Reason == v1alpha1.ReasonPopulating || (ready.Status == metav1.ConditionTrue && !unexpectedMode(after)) {
-		kind = corev1.EventTypeNormal
+	if ready.Status == metav1.ConditionTrue && unexpectedMode(after) && (changed(before, ready) || before.Mode != after.Mode) {
+		all = append(all, occurrence{about: cbr, kind: corev1.EventTypeWarning, action: actionPopulate, reason: v1alpha1.ReasonUsedAllocated, message: ready.Message})
 	}
-	return append(all, occurrence{about: cbr, kind: kind, action: actionPopulate, reason: ready.Reason, message: ready.Message})
+	return all
 }
 
 func changed(before *v1alpha1.ChangedBlockRangeStatus, after *metav1.Condition) bool {
@@ -79,7 +83,7 @@ func claimEvents(seen *observation, found resolution, tries []attempt, status *v
 		case a.finished:
 			v := attemptVerdict(a, status)
 			if a.succeeded() {
-				v.reason = v1alpha1.ReasonDeltaUnavailable
+				v.reason, v.message = v1alpha1.ReasonUsedAllocated, fallbackMessage(a.result)
 			}
 			all = append(all, occurrence{about: claim, kind: corev1.EventTypeWarning, action: actionPopulate, reason: v.reason, message: v.message})
 		case a.trouble != nil:

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,7 +37,7 @@ func TestEventsTellTransitionsOnce(t *testing.T) {
 		o.claims = []corev1.PersistentVolumeClaim{aClaim("a")}
 	})
 	streamFailed := ended(t, noon, outcome.Result{Reason: outcome.StreamFailed, Message: "cut"})
-	fallback := outcome.Result{Reason: outcome.Populated, Mode: "Allocated"}
+	fallback := outcome.Result{Reason: outcome.Populated, Mode: "Allocated", Fallback: "the driver answered Unimplemented"}
 	steps := []struct {
 		name   string
 		change func()
@@ -55,7 +56,14 @@ func TestEventsTellTransitionsOnce(t *testing.T) {
 		}, nil},
 		{"it succeeds with a fallback", func() {
 			seen.pods = []corev1.Pod{aPod("a", ended(t, late, fallback))}
-		}, []string{"Warning Populated cbr", "Warning DeltaUnavailable a"}},
+		}, []string{"Normal Populated cbr", "Warning UsedAllocated cbr", "Warning UsedAllocated a"}},
+		{"the next claim gets a delta", func() {
+			seen.pods = []corev1.Pod{aPod("b", ended(t, late, threeBlocks()))}
+		}, nil},
+		{"and the one after that not", func() {
+			seen.claims = append(seen.claims, aClaim("c"))
+			seen.pods = []corev1.Pod{aPod("c", ended(t, late, fallback))}
+		}, []string{"Warning UsedAllocated cbr", "Warning UsedAllocated c"}},
 		{"the other fails", func() {
 			seen.pods = []corev1.Pod{aPod("b", ended(t, late, outcome.Result{Reason: outcome.VolumeFull, Message: strings.Repeat("ä", maxNote)}))}
 		}, []string{"Warning VolumeFull cbr", "Warning VolumeFull b"}},
@@ -73,6 +81,9 @@ func TestEventsTellTransitionsOnce(t *testing.T) {
 		if diff := cmp.Diff(step.want, events.take()); diff != "" {
 			t.Errorf("%s:\n%s", step.name, diff)
 		}
+	}
+	if want := "the delta is unavailable because the driver answered Unimplemented; the list holds all allocated blocks instead, as whenDeltaUnavailable asks"; !slices.Contains(events.notes, want) {
+		t.Errorf("no note says %q:\n%s", want, strings.Join(events.notes, "\n"))
 	}
 	for _, note := range events.notes {
 		if len(note) > maxNote {

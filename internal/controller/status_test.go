@@ -161,8 +161,8 @@ func TestStates(t *testing.T) {
 			{withPods(), v1alpha1.StateFailed, v1alpha1.ReasonSnapshotNotFound, "unknown to the driver"},
 		},
 		"a fallback is said": {
-			{withPods(aPod("a", ended(t, late, outcome.Result{Reason: outcome.Populated, Mode: "Allocated", EntryCount: 1, ChangedBytes: 4096}))),
-				v1alpha1.StateReady, v1alpha1.ReasonPopulated, "1 extent, 4 KiB allocated; the driver could not tell what changed"},
+			{withPods(aPod("a", ended(t, late, outcome.Result{Reason: outcome.Populated, Mode: "Allocated", EntryCount: 1, ChangedBytes: 4096, Fallback: "the driver answered Unimplemented"}))),
+				v1alpha1.StateReady, v1alpha1.ReasonPopulated, "1 extent, 4 KiB allocated; the delta is unavailable because the driver answered Unimplemented; the list holds all allocated"},
 		},
 		"a deletion that waits says for what": {
 			{func(o *observation) {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -137,9 +138,14 @@ func populatedMessage(result outcome.Result, status *v1alpha1.ChangedBlockRangeS
 	}
 	message := fmt.Sprintf("the list has %d %s, %s %s", result.EntryCount, extents, humanBytes(result.ChangedBytes), kind)
 	if fellBack(result, status) {
-		message += "; the driver could not tell what changed, so it lists all allocated blocks as whenDeltaUnavailable asks"
+		message += "; " + fallbackMessage(result)
 	}
 	return message
+}
+
+func fallbackMessage(result outcome.Result) string {
+	return fmt.Sprintf("the delta is unavailable because %s; the list holds all allocated blocks instead, as whenDeltaUnavailable asks",
+		cmp.Or(result.Fallback, "the driver has none"))
 }
 
 // fellBack reports whether a delta was asked for and the allocated blocks were listed.

@@ -21,6 +21,9 @@ const Version = 1
 // cannot be read.
 const MaxMessageBytes = 4096
 
+// MaxFallbackBytes bounds Result.Fallback. In JSON it may take six times that, which leaves room for everything else.
+const MaxFallbackBytes = 400
+
 // Reason says in one PascalCase word how a pass ended. The controller uses it unchanged as the reason of conditions and
 // events.
 type Reason string
@@ -159,7 +162,10 @@ type Result struct {
 	Message string `json:"message,omitempty"`
 
 	// Mode is the effective mode, "Delta" or "Allocated": a fallback shows here.
-	Mode                string `json:"mode,omitempty"`
+	Mode string `json:"mode,omitempty"`
+	// Fallback says in a sentence why the delta that was asked for is unavailable, if the allocated blocks were listed
+	// instead. At most MaxFallbackBytes.
+	Fallback            string `json:"fallback,omitempty"`
 	VolumeCapacityBytes int64  `json:"volumeCapacityBytes,omitempty"`
 	BlockMetadataType   string `json:"blockMetadataType,omitempty"`
 	// BlockSize is the constant extent size of a FIXED_LENGTH stream, 0 for VARIABLE_LENGTH or an empty list.
@@ -176,10 +182,13 @@ type Result struct {
 	Resumes int `json:"resumes,omitempty"`
 }
 
-// Marshal renders r for the termination message, shortening Message as little as it takes to keep the document whole within
-// MaxMessageBytes.
+// Marshal renders r for the termination message. It cuts Fallback to its bound, and shortens Message as little as it takes to
+// keep the document whole within MaxMessageBytes.
 func (r Result) Marshal() ([]byte, error) {
 	r.Version = Version
+	if r.Fallback = strings.ToValidUTF8(r.Fallback, "\uFFFD"); len(r.Fallback) > MaxFallbackBytes {
+		r.Fallback = strings.ToValidUTF8(r.Fallback[:MaxFallbackBytes-len(cutMark)], "") + cutMark
+	}
 	full := strings.ToValidUTF8(r.Message, "\uFFFD")
 	render := func(keep int) ([]byte, error) {
 		r.Message = full

@@ -54,7 +54,7 @@ func TestErrors(t *testing.T) {
 
 func TestRoundTrip(t *testing.T) {
 	want := Result{
-		Version: Version, Reason: Populated, Mode: "Delta", VolumeCapacityBytes: 1 << 40, BlockMetadataType: "FIXED_LENGTH",
+		Version: Version, Reason: Populated, Mode: "Allocated", Fallback: "the driver answered Unimplemented", VolumeCapacityBytes: 1 << 40, BlockMetadataType: "FIXED_LENGTH",
 		BlockSize: 4096, EntryCount: 3, ChangedBytes: 12288, NumBytesWritten: 700, ListDigest: "sha256:00", Resumes: 2,
 	}
 	data, err := want.Marshal()
@@ -89,6 +89,21 @@ func TestLongMessage(t *testing.T) {
 	}
 	if _, err := (Result{Reason: Populated, ListDigest: strings.Repeat("x", MaxMessageBytes)}).Marshal(); err == nil {
 		t.Error("a document that cannot be shortened is written")
+	}
+}
+
+// TestLongFallback: a driver's long answer neither breaks the document nor takes the message's place.
+func TestLongFallback(t *testing.T) {
+	for _, unit := range []string{"a", "ü", "\x01", "a\xff"} {
+		long := strings.Repeat(unit, MaxMessageBytes)
+		data, err := Result{Reason: StreamFailed, Message: long, Fallback: long, ListDigest: "sha256:" + strings.Repeat("0", 64)}.Marshal()
+		if err != nil || len(data) > MaxMessageBytes {
+			t.Fatalf("%q: %d bytes, %v", unit, len(data), err)
+		}
+		r, err := Parse(string(data))
+		if err != nil || len(r.Fallback) > MaxFallbackBytes || !strings.HasSuffix(r.Fallback, cutMark) || len(r.Message) < 50 {
+			t.Errorf("%q: %+v, %v", unit, r, err)
+		}
 	}
 }
 

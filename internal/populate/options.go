@@ -188,28 +188,29 @@ func Run(ctx context.Context, o *Options, stdout io.Writer, log *slog.Logger) (o
 	if o.EndpointDir == "" {
 		endpoint = snapmeta.EndpointFlags(o.Address, o.CAFile, o.ServerName)
 	}
-	stream, err := snapmeta.New(snapmeta.Config{
+	stream, err := newFallback(snapmeta.Config{
 		Request: snapmeta.Request{
-			Namespace:    o.Namespace,
-			Target:       o.Snapshot,
-			BaseHandle:   o.BaseSnapshotHandle,
-			MaxResults:   int32(o.MaxResults),
-			UseAllocated: o.WhenDeltaUnavailable == UseAllocated,
+			Namespace:  o.Namespace,
+			Target:     o.Snapshot,
+			BaseHandle: o.BaseSnapshotHandle,
+			MaxResults: int32(o.MaxResults),
 		},
 		Endpoint: endpoint,
 		Token:    snapmeta.TokenFile(o.TokenFile),
 		Timing:   o.Timing,
 		Log:      log,
-	})
+	}, o.WhenDeltaUnavailable == UseAllocated, log)
 	if err != nil {
 		return outcome.Result{}, outcome.Errorf(outcome.InvalidArguments, "%w", err)
 	}
-	defer stream.Close()
+	defer func() { stream.Close() }() // of the stream that it has then
 	out, err := o.open(stdout)
 	if err != nil {
 		return outcome.Result{}, openError(o.Output, err)
 	}
-	return run(ctx, stream, out, o, log)
+	result, err := run(ctx, stream, out, o, log)
+	result.Fallback = stream.why
+	return result, err
 }
 
 // open makes the output ready for a new list.
