@@ -57,6 +57,7 @@ func TestBadFlags(t *testing.T) {
 		{[]string{"--max-results=2147483648"}, "--max-results"},
 		{[]string{"--max-attempts=-1"}, "--max-attempts"},
 		{[]string{"--max-attempts=many"}, "max-attempts"},
+		{[]string{"--progress-address=8082"}, "--progress-address"},
 		{[]string{"--unheard-of"}, "unheard-of"},
 		{[]string{"--format"}, "format"},
 		{[]string{"an-argument"}, "an-argument"},

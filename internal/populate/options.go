@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
@@ -41,6 +42,11 @@ type Options struct {
 	BaseRestoreSizeBytes, RestoreSizeBytes int64
 	MaxResults                             int64
 	Timing                                 snapmeta.Timing
+	// ProgressAddress is host:port to listen on for those who ask how far the population is; empty: nobody can.
+	ProgressAddress string
+
+	// report is told the progress after every message; nil: nobody listens.
+	report func(outcome.Progress)
 }
 
 // minGranularity is a sector, the smallest unit in which volumes change.
@@ -86,6 +92,11 @@ func (o *Options) checkEndpoint() error {
 	if o.Address != "" {
 		if err := snapmeta.CheckAddress(o.Address); err != nil {
 			return fmt.Errorf("--address: %w", err)
+		}
+	}
+	if o.ProgressAddress != "" {
+		if _, _, err := net.SplitHostPort(o.ProgressAddress); err != nil {
+			return fmt.Errorf("--progress-address: %w; give host:port or :port", err)
 		}
 	}
 	for _, f := range []struct{ flag, path string }{
@@ -208,7 +219,13 @@ func Run(ctx context.Context, o *Options, stdout io.Writer, log *slog.Logger) (o
 	if err != nil {
 		return outcome.Result{}, openError(o.Output, err)
 	}
-	result, err := run(ctx, stream, out, o, log)
+	listened := *o
+	if o.ProgressAddress != "" {
+		progress := startProgress(ctx, o.ProgressAddress, log)
+		defer progress.stop()
+		listened.report = progress.tell
+	}
+	result, err := run(ctx, stream, out, &listened, log)
 	result.Fallback = stream.why
 	return result, err
 }

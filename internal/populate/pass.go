@@ -152,16 +152,22 @@ func (p *pass) finish(ctx context.Context) (blocklist.Trailer, sink.Receipt, err
 	return trailer, receipt, nil
 }
 
-// tell logs the progress now and then.
+// tell reports the progress, and logs it now and then.
 func (p *pass) tell() {
+	progress := outcome.Progress{
+		EntryCount: p.entries, OffsetBytes: p.offset, VolumeCapacityBytes: p.header.VolumeCapacityBytes,
+		ListBytes: p.meter.bytes, Resumes: p.src.Resumes(),
+	}
+	if p.opts.report != nil {
+		p.opts.report(progress)
+	}
 	now := time.Now()
 	if now.Sub(p.told) < progressEvery {
 		return
 	}
 	p.told = now
-	p.log.Info("progress", "offset", p.offset, "capacityBytes", p.header.VolumeCapacityBytes,
-		"percent", int64(100*float64(p.offset)/float64(p.header.VolumeCapacityBytes)),
-		"entries", p.entries, "listBytes", p.meter.bytes, "resumes", p.src.Resumes())
+	p.log.Info("progress", "offset", progress.OffsetBytes, "capacityBytes", progress.VolumeCapacityBytes,
+		"percent", progress.Percent(), "entries", progress.EntryCount, "listBytes", progress.ListBytes, "resumes", progress.Resumes)
 }
 
 // explain gives err its reason: what the sink said, the bound, or what the source said.
