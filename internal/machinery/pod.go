@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 )
 
@@ -22,6 +23,9 @@ const (
 	tokenDir     = "/var/run/secrets/cbt"
 	tokenFile    = "token"
 )
+
+// progressPort names the port on which the pod says how far it is; a NetworkPolicy of config/manager opens it.
+const progressPort = "progress"
 
 const (
 	// nonRootID is the user and group of the populator; distroless images call it nonroot.
@@ -181,6 +185,7 @@ func populateContainer(cfg *Config, source podSource, target podClaim) corev1.Co
 			{Name: "endpoint", MountPath: endpointPath, ReadOnly: true},
 			{Name: "token", MountPath: tokenDir, ReadOnly: true},
 		},
+		Ports:                  []corev1.ContainerPort{{Name: progressPort, ContainerPort: outcome.ProgressPort, Protocol: corev1.ProtocolTCP}},
 		TerminationMessagePath: corev1.TerminationMessagePathDefault,
 		// A crash leaves no message; the last log lines say more about it than nothing.
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
@@ -223,6 +228,7 @@ func populatorArgs(cfg *Config, source podSource, target podClaim) []string {
 		{"when-delta-unavailable", string(spec.WhenDeltaUnavailable)},
 		{"base-restore-size-bytes", positive(status.FromRestoreSizeBytes)},
 		{"restore-size-bytes", positive(status.ToRestoreSizeBytes)},
+		{"progress-address", fmt.Sprintf(":%d", outcome.ProgressPort)},
 		{"max-results", positive(ptr.To(int64(cfg.Pod.MaxResults)))},
 		{"max-attempts", positive(ptr.To(int64(cfg.Pod.MaxAttempts)))},
 	}
