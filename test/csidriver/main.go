@@ -45,6 +45,7 @@ func parseFlags(args []string) (options, error) {
 	fs.StringVar(&o.metadataType, "block-metadata-type", "FIXED_LENGTH", "style of SnapshotMetadata streams, FIXED_LENGTH (4 KiB) or VARIABLE_LENGTH")
 	fs.IntVar(&o.driver.MaxEntriesPerMessage, "max-entries-per-message", 256, fmt.Sprintf("entries in a SnapshotMetadata message at most, 1 to %d", driver.MaxEntriesLimit))
 	fs.DurationVar(&o.driver.StreamDelay, "stream-delay", 0, "wait before each SnapshotMetadata message, for tests of interrupted streams")
+	fs.BoolVar(&o.driver.NoDelta, "no-delta", false, "answer GetMetadataDelta as a driver whose changed block tracking is off")
 	fs.Int64Var(&o.driver.MaxVolumeBytes, "max-volume-bytes", 1<<40, "the largest volume; images are sparse")
 	fs.Int64Var(&o.driver.MaxVolumesPerNode, "max-volumes-per-node", 0, "reported to the CO; 0: no limit")
 	fs.BoolVar(&o.verbose, "verbose", false, "log every call, not only those that fail")

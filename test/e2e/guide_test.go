@@ -118,6 +118,40 @@ func TestBlockTarget(t *testing.T) {
 	w.awaitBound("list")
 	w.tools("backup", "list")
 	w.wantExtents("block target", w.readDevice(w.exec("backup", "cat /dev/list")), blocks(2, 4, 9))
+	w.verify("list")
+}
+
+// verify has the populator's own image check the list on a claim's raw device.
+func (w *world) verify(claim string) {
+	w.Helper()
+	image := w.kubectl("get", "deployment", "-n", populatorNS, "cbt-populator-controller",
+		"-o", `jsonpath={.spec.template.spec.containers[0].env[?(@.name=="POPULATOR_IMAGE")].value}`)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "verify-" + claim},
+		Spec: corev1.PodSpec{
+			RestartPolicy: corev1.RestartPolicyNever,
+			Containers: []corev1.Container{{
+				Name: "verify", Image: image, Args: []string{"verify", "/dev/list"},
+				// The device belongs to root.
+				SecurityContext: &corev1.SecurityContext{RunAsUser: ptr.To[int64](0)},
+				VolumeDevices:   []corev1.VolumeDevice{{Name: "list", DevicePath: "/dev/list"}},
+			}},
+			Volumes: []corev1.Volume{{Name: "list", VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
+			}}},
+		},
+	}
+	w.create(pod)
+	w.eventually("the list is verified", patience, func(context.Context) (bool, string) {
+		if err := w.get(pod.Name, pod); err != nil {
+			return false, err.Error()
+		}
+		if pod.Status.Phase == corev1.PodFailed {
+			w.Fatalf("verify failed:\n%s", w.kubectl("logs", pod.Name))
+		}
+		return pod.Status.Phase == corev1.PodSucceeded, string(pod.Status.Phase)
+	})
+	w.Logf("%s", w.kubectl("logs", pod.Name))
 }
 
 // TestTwoClaims has two claims of one ChangedBlockRange hold the same bytes.

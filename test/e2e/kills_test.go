@@ -192,13 +192,13 @@ func (s *siege) checkLists() {
 }
 
 // cluster runs the program that runs the local cluster.
-func (s *siege) cluster(args ...string) {
-	s.Helper()
+func (w *world) cluster(args ...string) {
+	w.Helper()
 	program := os.Getenv("CBT_CLUSTER")
 	if program == "" {
 		program = "../../bin/cluster"
 	}
 	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
-		s.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
+		w.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 )
 
@@ -39,6 +40,29 @@ func TestPermissionDenied(t *testing.T) {
 	})
 	w.create(ranges("delta", "snap-1", "snap-2"), listClaim("list", "delta"))
 	w.awaitRefusal("delta", "list", v1alpha1.ReasonPermissionDenied)
+}
+
+// TestDeltaUnavailable switches the driver's changed block tracking off: a delta is refused, and replaced by the allocated
+// blocks where the user asked for that, visibly. It changes the driver for everyone, so it does not run beside others.
+func TestDeltaUnavailable(t *testing.T) {
+	w := newWorld(t)
+	w.guide("snap-1", "snap-2")
+	t.Cleanup(func() { w.cluster("restart", "csidriver", "--reset-args") })
+	w.cluster("restart", "csidriver", "--arg=--no-delta")
+
+	w.create(ranges("delta", "snap-1", "snap-2"), listClaim("delta", "delta"),
+		ranges("fallback", "snap-1", "snap-2", func(s *v1alpha1.ChangedBlockRangeSpec) { s.WhenDeltaUnavailable = v1alpha1.FallbackUseAllocated }),
+		listClaim("fallback", "fallback"))
+	w.wantNoList(w.awaitRefusal("delta", "delta", v1alpha1.ReasonDeltaUnavailable))
+
+	w.awaitBound("fallback")
+	w.tools("backup", "fallback")
+	list := w.readList("backup", "fallback", blocklist.JSON)
+	w.wantExtents("fallback", list, blocks(1, 2, 3, 4, 5, 7, 9))
+	if list.header.Mode != blocklist.Allocated {
+		w.Errorf("the list's header says mode %s", list.header.Mode)
+	}
+	w.checkStatus("fallback", list)
 }
 
 // TestAdmissionRefuses has the API server refuse what cannot mean anything, with a sentence.

@@ -47,6 +47,8 @@ type Config struct {
 	MetadataType csi.BlockMetadataType
 	// MaxEntriesPerMessage bounds the entries of a SnapshotMetadata message, whatever the request asks for.
 	MaxEntriesPerMessage int
+	// NoDelta makes the driver one whose changed block tracking is off: it lists allocated blocks only.
+	NoDelta bool
 	// StreamDelay is waited before each SnapshotMetadata message.
 	StreamDelay time.Duration
 	// MaxVolumeBytes is the largest volume.

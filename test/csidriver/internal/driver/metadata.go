@@ -39,6 +39,9 @@ func (d *Driver) GetMetadataDelta(req *csi.GetMetadataDeltaRequest, stream csi.S
 	if req.GetTargetSnapshotId() == "" {
 		return status.Error(codes.InvalidArgument, "target snapshot ID is missing")
 	}
+	if d.cfg.NoDelta {
+		return status.Error(codes.FailedPrecondition, "changed block tracking is off")
+	}
 	q := query{
 		baseID:     req.GetBaseSnapshotId(),
 		targetID:   req.GetTargetSnapshotId(),

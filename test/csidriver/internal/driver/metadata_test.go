@@ -181,6 +181,24 @@ func TestMetadataRefusals(t *testing.T) {
 	}
 }
 
+// A driver without changed block tracking still lists allocated blocks.
+func TestNoDelta(t *testing.T) {
+	h := newHarness(t, func(c *driver.Config) { c.NoDelta = true })
+	v := h.create("v", 1*mib, blockCap(), nil)
+	writeBlocks(t, v.publish(), newRand(t), 1, 2)
+	s := v.snapshot("s")
+	if got := h.mustAsk(request{target: s}).blocks(); !slices.Equal(got, []int64{1, 2}) {
+		t.Errorf("allocated blocks %v", got)
+	}
+	recv, err := h.open(t.Context(), request{base: s, target: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := recv(); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("delta: got %v, want %s", err, codes.FailedPrecondition)
+	}
+}
+
 // A stream that ends early must never look like one that is complete.
 func TestCancelledStreamEndsWithAnError(t *testing.T) {
 	h := newHarness(t, func(c *driver.Config) { c.MaxEntriesPerMessage = 1; c.StreamDelay = time.Hour })
