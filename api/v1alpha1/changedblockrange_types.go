@@ -184,6 +184,10 @@ type ChangedBlockRangeStatus struct {
 	// +optional
 	ListDigest string `json:"listDigest,omitempty"`
 
+	// progress says how far the claim is that is being populated, or the furthest of several; absent when none is.
+	// +optional
+	Progress *PopulationProgress `json:"progress,omitempty"`
+
 	// populatedClaims is the number of bound claims that refer to this ChangedBlockRange.
 	// +optional
 	PopulatedClaims int32 `json:"populatedClaims"`
@@ -195,6 +199,23 @@ type ChangedBlockRangeStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
+// PopulationProgress says how far a running populator is. It is a few seconds old.
+type PopulationProgress struct {
+	// entryCount is the number of extents that the driver sent so far, before rounding and merging.
+	EntryCount int64 `json:"entryCount"`
+
+	// offsetBytes is the end of the last of them: the part of the volume that is listed.
+	OffsetBytes int64 `json:"offsetBytes"`
+
+	// percent is offsetBytes in relation to the volume's capacity, from 0 to 100, rounded down.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	Percent int32 `json:"percent"`
+
+	// done is percent for people, such as "42%".
+	Done string `json:"done"`
+}
+
 // ChangedBlockRange asks for the list of the blocks that changed between two snapshots of a volume, or of the blocks that
 // one snapshot holds. A PersistentVolumeClaim whose dataSourceRef names it is filled with that list.
 // +kubebuilder:object:root=true
@@ -204,6 +225,7 @@ type ChangedBlockRangeStatus struct {
 // +kubebuilder:printcolumn:name="From",type=string,JSONPath=`.spec.fromVolumeSnapshotName`
 // +kubebuilder:printcolumn:name="To",type=string,JSONPath=`.spec.toVolumeSnapshotName`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`
+// +kubebuilder:printcolumn:name="Progress",type=string,JSONPath=`.status.progress.done`
 // +kubebuilder:printcolumn:name="Entries",type=integer,JSONPath=`.status.entryCount`
 // +kubebuilder:printcolumn:name="Changed",type=string,JSONPath=`.status.changed`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`

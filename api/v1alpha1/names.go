@@ -22,6 +22,8 @@ const (
 	AnnotationClaimName      = GroupName + "/claim-name"
 	// AnnotationChangedBlockRange names the ChangedBlockRange that the pod reads from, as namespace/name.
 	AnnotationChangedBlockRange = GroupName + "/changedblockrange"
+	// AnnotationDriver names the CSI driver that the pod asks; driver names may be longer than a label's value.
+	AnnotationDriver = GroupName + "/driver"
 
 	// AnnotationResultRecorded, with the value "true", is set by the reconciler on a finished pod once the pod's result is
 	// in the ChangedBlockRange's status. Until then the pod must neither be deleted nor replaced, nor its claim completed,
