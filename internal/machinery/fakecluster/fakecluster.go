@@ -54,18 +54,32 @@ type Cluster struct {
 	most    int
 	// noProvision keeps the provisioner from answering.
 	noProvision bool
+	holds       Holds
+	// written has the termination message of the pod that last filled a volume, by the volume's name.
+	written map[string]string
+}
+
+// Holds keep parts from acting on single claims; a nil function keeps them from none.
+type Holds struct {
+	// Provision keeps the provisioner from making a volume for a claim.
+	Provision func(*corev1.PersistentVolumeClaim) bool
+	// Bind keeps the binder from binding a claim to the volume that names it.
+	Bind func(*corev1.PersistentVolumeClaim) bool
 }
 
 // Start starts the parts. They run until Stop.
 func Start(ctx context.Context, c client.WithWatch, kubelet Kubelet) (*Cluster, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &Cluster{client: c, kubelet: kubelet, poke: make(chan struct{}, 1), done: make(chan struct{}), cancel: cancel}
+	f := &Cluster{
+		client: c, kubelet: kubelet, poke: make(chan struct{}, 1), done: make(chan struct{}), cancel: cancel,
+		written: map[string]string{},
+	}
 	if err := f.classes(ctx); err != nil {
 		cancel()
 		return nil, err
 	}
 	for _, list := range []client.ObjectList{
-		&corev1.PersistentVolumeClaimList{}, &corev1.PersistentVolumeList{}, &corev1.PodList{},
+		&corev1.PersistentVolumeClaimList{}, &corev1.PersistentVolumeList{}, &corev1.PodList{}, &storagev1.StorageClassList{},
 	} {
 		w, err := c.Watch(ctx, list)
 		if err != nil {
@@ -116,6 +130,22 @@ func (f *Cluster) SetProvisioning(on bool) {
 	f.Poke()
 }
 
+// SetHolds replaces what keeps parts from acting.
+func (f *Cluster) SetHolds(h Holds) {
+	f.mu.Lock()
+	f.holds = h
+	f.mu.Unlock()
+	f.Poke()
+}
+
+// Written returns the termination message of the pod that last succeeded with this volume mounted, which stands for the
+// volume's content; "" if there was none.
+func (f *Cluster) Written(volume string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.written[volume]
+}
+
 // MostPods is the largest number of unfinished pods that was seen at once.
 func (f *Cluster) MostPods() int {
 	f.mu.Lock()
@@ -143,18 +173,20 @@ func (f *Cluster) run(ctx context.Context) {
 			return
 		case <-f.poke:
 		}
-		err := f.step(ctx)
-		if err == nil || ctx.Err() != nil {
-			continue
-		}
-		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) {
-			// Someone else was quicker: look again.
-			f.Poke()
-			continue
-		}
+		f.step(ctx)
+	}
+}
+
+// note keeps what went wrong; when someone else was quicker, the parts look again.
+func (f *Cluster) note(ctx context.Context, err error) {
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err):
+		f.Poke()
+	default:
 		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.errs = append(f.errs, err)
-		f.mu.Unlock()
 	}
 }
 
@@ -163,49 +195,53 @@ type state struct {
 	claims  map[types.NamespacedName]*corev1.PersistentVolumeClaim
 	volumes []corev1.PersistentVolume
 	pods    []corev1.Pod
+	classes map[string]storagev1.StorageClass
 }
 
-func (f *Cluster) step(ctx context.Context) error {
+func (f *Cluster) step(ctx context.Context) {
 	s, err := f.look(ctx)
 	if err != nil {
-		return err
+		f.note(ctx, err)
+		return
 	}
 	for i := range s.volumes {
-		if err := f.volume(ctx, s, &s.volumes[i]); err != nil {
-			return err
-		}
+		f.note(ctx, f.volume(ctx, s, &s.volumes[i]))
 	}
 	// In the order of a map, which is random: a rebound volume's old claim may lose it before the new one has it, or after.
 	for _, claim := range s.claims {
-		if err := f.claim(ctx, s, claim); err != nil {
-			return err
-		}
+		f.note(ctx, f.claim(ctx, s, claim))
 	}
 	running := 0
 	for i := range s.pods {
 		if s.pods[i].Status.Phase != corev1.PodSucceeded && s.pods[i].Status.Phase != corev1.PodFailed {
 			running++
 		}
-		if err := f.pod(ctx, s, &s.pods[i]); err != nil {
-			return err
-		}
+		f.note(ctx, f.pod(ctx, s, &s.pods[i]))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.most = max(f.most, running)
-	return nil
 }
 
 func (f *Cluster) look(ctx context.Context) (*state, error) {
 	var claims corev1.PersistentVolumeClaimList
 	var volumes corev1.PersistentVolumeList
 	var pods corev1.PodList
-	for _, list := range []client.ObjectList{&pods, &volumes, &claims} {
+	var classes storagev1.StorageClassList
+	for _, list := range []client.ObjectList{&pods, &volumes, &claims, &classes} {
 		if err := f.client.List(ctx, list); err != nil {
 			return nil, fmt.Errorf("list %T: %w", list, err)
 		}
 	}
-	s := &state{claims: map[types.NamespacedName]*corev1.PersistentVolumeClaim{}, volumes: volumes.Items, pods: pods.Items}
+	s := &state{
+		claims:  map[types.NamespacedName]*corev1.PersistentVolumeClaim{},
+		volumes: volumes.Items,
+		pods:    pods.Items,
+		classes: map[string]storagev1.StorageClass{},
+	}
+	for _, class := range classes.Items {
+		s.classes[class.Name] = class
+	}
 	for i := range claims.Items {
 		s.claims[client.ObjectKeyFromObject(&claims.Items[i])] = &claims.Items[i]
 	}
@@ -220,6 +256,9 @@ func (f *Cluster) volume(ctx context.Context, s *state, v *corev1.PersistentVolu
 	ref := v.Spec.ClaimRef
 	claim := s.claims[types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}]
 	if claim == nil || claim.UID != ref.UID {
+		f.mu.Lock()
+		delete(f.written, v.Name)
+		f.mu.Unlock()
 		return f.client.Delete(ctx, v)
 	}
 	return nil
@@ -241,6 +280,9 @@ func (f *Cluster) claim(ctx context.Context, s *state, c *corev1.PersistentVolum
 			own = v
 		}
 	}
+	f.mu.Lock()
+	holds, off := f.holds, f.noProvision
+	f.mu.Unlock()
 	switch {
 	case c.Status.Phase == corev1.ClaimLost:
 		return nil
@@ -248,6 +290,9 @@ func (f *Cluster) claim(ctx context.Context, s *state, c *corev1.PersistentVolum
 		c.Status.Phase = corev1.ClaimLost
 		return f.client.Status().Update(ctx, c)
 	case own != nil && c.Spec.VolumeName == "":
+		if holds.Bind != nil && holds.Bind(c) {
+			return nil
+		}
 		c.Spec.VolumeName = own.Name
 		return f.client.Update(ctx, c)
 	case own != nil && c.Status.Phase != corev1.ClaimBound:
@@ -256,16 +301,20 @@ func (f *Cluster) claim(ctx context.Context, s *state, c *corev1.PersistentVolum
 		c.Status.AccessModes = c.Spec.AccessModes
 		return f.client.Status().Update(ctx, c)
 	case own == nil && c.Spec.DataSourceRef == nil && c.Spec.VolumeName == "":
-		return f.provision(ctx, c)
+		if off || (holds.Provision != nil && holds.Provision(c)) {
+			return nil
+		}
+		return f.provision(ctx, s, c)
 	}
 	return nil
 }
 
-func (f *Cluster) provision(ctx context.Context, c *corev1.PersistentVolumeClaim) error {
-	f.mu.Lock()
-	off := f.noProvision
-	f.mu.Unlock()
-	if off || (*c.Spec.StorageClassName == ClassLate && c.Annotations[annotationSelected] == "") {
+func (f *Cluster) provision(ctx context.Context, s *state, c *corev1.PersistentVolumeClaim) error {
+	class, ok := s.classes[*c.Spec.StorageClassName]
+	if !ok {
+		return nil
+	}
+	if *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer && c.Annotations[annotationSelected] == "" {
 		return nil
 	}
 	v := &corev1.PersistentVolume{
@@ -283,57 +332,6 @@ func (f *Cluster) provision(ctx context.Context, c *corev1.PersistentVolumeClaim
 		},
 	}
 	return client.IgnoreAlreadyExists(f.client.Create(ctx, v))
-}
-
-// pod plays the scheduler and the kubelet.
-func (f *Cluster) pod(ctx context.Context, s *state, p *corev1.Pod) error {
-	ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-	switch {
-	case p.DeletionTimestamp != nil:
-		return client.IgnoreNotFound(f.client.Delete(ctx, p, client.GracePeriodSeconds(0)))
-	case ended:
-		return nil
-	case p.Spec.NodeName == "":
-		binding := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: Node}}
-		return f.client.SubResource("binding").Create(ctx, p, binding)
-	case p.Status.Phase == corev1.PodPending:
-		for _, v := range p.Spec.Volumes {
-			if v.PersistentVolumeClaim == nil {
-				continue
-			}
-			c := s.claims[types.NamespacedName{Namespace: p.Namespace, Name: v.PersistentVolumeClaim.ClaimName}]
-			if c == nil || c.Status.Phase != corev1.ClaimBound {
-				return fmt.Errorf("pod %s was created before its claim %s was bound", p.Name, v.PersistentVolumeClaim.ClaimName)
-			}
-		}
-		p.Status.Phase = corev1.PodRunning
-		return f.client.Status().Update(ctx, p)
-	}
-	f.mu.Lock()
-	kubelet := f.kubelet
-	f.mu.Unlock()
-	end := kubelet(p)
-	if end == nil {
-		return nil
-	}
-	now := metav1.Now()
-	p.Status.Phase = end.Phase
-	p.Status.ContainerStatuses = []corev1.ContainerStatus{{
-		Name:  p.Spec.Containers[0].Name,
-		Image: p.Spec.Containers[0].Image,
-		State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Message: end.Message, FinishedAt: now, StartedAt: now}},
-	}}
-	return f.client.Status().Update(ctx, p)
-}
-
-// uses reports whether pod keeps claim from being deleted.
-func uses(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
-	if pod.Namespace != claim.Namespace || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
-		return false
-	}
-	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
-		return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name
-	})
 }
 
 func (f *Cluster) dropFinalizer(ctx context.Context, o client.Object, name string) error {
