@@ -274,7 +274,7 @@ func TestPopulationFromBeginningToEnd(t *testing.T) {
 		t.Errorf("kubectl get cbt -o wide prints\n%s\nwant\n%s", got, want)
 	}
 	header := strings.Fields(c.kubectl("", "-n", c.namespace, "get", "cbr"))
-	if got := strings.Join(header[:7], " "); got != "NAME FROM TO STATE ENTRIES CHANGED AGE" {
+	if got := strings.Join(header[:8], " "); got != "NAME FROM TO STATE PROGRESS ENTRIES CHANGED AGE" {
 		t.Errorf("kubectl get cbr prints the columns %s", got)
 	}
 }

@@ -3,11 +3,14 @@ package controller
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +30,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
 )
 
@@ -59,6 +63,18 @@ type cluster struct {
 	client.Client
 	server    *apiserver.Server
 	namespace string
+}
+
+// populatorSays is what every populator answers whose pod has the address 127.0.0.1.
+var populatorSays atomic.Pointer[outcome.Progress]
+
+func answerProgress(w http.ResponseWriter, _ *http.Request) {
+	data, err := populatorSays.Load().Marshal()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(data) // the poller asks again
 }
 
 // installed installs the manifests and starts the reconciler, once for all tests.
@@ -98,7 +114,9 @@ func (c *cluster) install() {
 	if err != nil {
 		c.Fatal(err)
 	}
-	if err := Setup(mgr, Config{PopulatorNamespace: populatorNamespace}); err != nil {
+	populator := httptest.NewServer(http.HandlerFunc(answerProgress))
+	c.server.BeforeStop(populator.Close)
+	if err := Setup(mgr, Config{PopulatorNamespace: populatorNamespace, ProgressPort: portOf(c.T, populator)}); err != nil {
 		c.Fatal(err)
 	}
 	// It ends with the server, not with the first test.

@@ -8,9 +8,11 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
 // observation is everything that the status of a ChangedBlockRange is computed from.
@@ -25,6 +27,8 @@ type observation struct {
 	claims []corev1.PersistentVolumeClaim
 	// pods read from cbr.
 	pods []corev1.Pod
+	// progress is what those of the pods that run said last, by UID.
+	progress map[types.UID]outcome.Progress
 }
 
 // snapshot is a VolumeSnapshot and the VolumeSnapshotContent that it names, as far as they exist.
@@ -34,7 +38,7 @@ type snapshot struct {
 	content *snapshotv1.VolumeSnapshotContent
 }
 
-// observe reads the cache. An object that does not exist is an observation, not an error.
+// observe reads the cache, and what the poller has heard. An object that does not exist is an observation, not an error.
 func (r *reconciler) observe(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) (*observation, error) {
 	seen := &observation{cbr: cbr, services: map[string]bool{}}
 	var err error
@@ -68,6 +72,7 @@ func (r *reconciler) observe(ctx context.Context, cbr *v1alpha1.ChangedBlockRang
 		return nil, fmt.Errorf("list populator pods of ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
 	}
 	seen.pods = pods.Items
+	seen.progress = r.progress.of(seen.pods)
 	return seen, nil
 }
 

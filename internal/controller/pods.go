@@ -53,9 +53,14 @@ func attempts(pods []corev1.Pod) []attempt {
 	return all
 }
 
+// finished reports whether a pod has ended.
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
 func readAttempt(pod *corev1.Pod) attempt {
 	a := attempt{pod: pod}
-	if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+	if !finished(pod) {
 		a.trouble = troubleOf(pod)
 		return a
 	}

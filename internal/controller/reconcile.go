@@ -20,10 +20,15 @@ type reconciler struct {
 	client   client.Client
 	config   Config
 	announce announcer
+	progress *progressBoard
+	metrics  *metrics
 }
 
 func newReconciler(c client.Client, recorder eventRecorder, config Config) *reconciler {
-	return &reconciler{client: c, config: config, announce: announcer{recorder: recorder, told: map[types.NamespacedName]map[types.UID]string{}}}
+	return &reconciler{
+		client: c, config: config, progress: &progressBoard{}, metrics: newMetrics(),
+		announce: announcer{recorder: recorder, told: map[types.NamespacedName]map[types.UID]string{}},
+	}
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -65,7 +70,7 @@ func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) 
 	}
 	r.announce.aboutRange(transitions(cbr, before, &after))
 	r.announce.aboutClaims(seen, claimEvents(seen, found, tries, &after))
-	if err := r.ensureRecorded(ctx, tries); err != nil {
+	if err := r.ensureRecorded(ctx, tries, &after); err != nil {
 		return err
 	}
 	if !hold {
@@ -113,8 +118,10 @@ func (r *reconciler) ensureStatus(ctx context.Context, cbr *v1alpha1.ChangedBloc
 	return nil
 }
 
-// ensureRecorded tells the machinery that the results of finished pods are in the status.
-func (r *reconciler) ensureRecorded(ctx context.Context, tries []attempt) error {
+// ensureRecorded tells the machinery that the results of finished pods are in the status, and counts them. It insists on the
+// version that it read: so nothing is counted twice, and no other pod of the same name is taken for this one. A pod that went
+// before it could be annotated is not counted.
+func (r *reconciler) ensureRecorded(ctx context.Context, tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) error {
 	for i := range tries {
 		a := &tries[i]
 		if !a.finished || a.recorded {
@@ -125,7 +132,11 @@ func (r *reconciler) ensureRecorded(ctx context.Context, tries []attempt) error 
 			pod.Annotations = map[string]string{}
 		}
 		pod.Annotations[v1alpha1.AnnotationResultRecorded] = "true"
-		if err := r.client.Patch(ctx, pod, client.MergeFrom(a.pod)); client.IgnoreNotFound(err) != nil {
+		err := r.client.Patch(ctx, pod, client.MergeFromWithOptions(a.pod, client.MergeFromWithOptimisticLock{}))
+		switch {
+		case err == nil:
+			r.metrics.count(a, status)
+		case !apierrors.IsNotFound(err):
 			return fmt.Errorf("annotate populator pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
 	}

@@ -11,8 +11,9 @@
 //     result-recorded; the machinery keeps the pod until then.
 //
 // The status is a pure function of what the cache holds (observe.go gathers it, resolve.go, pods.go and status.go compute,
-// none of them with a client), so it does not matter which event woke the reconciler, or how many were missed. Nothing is
-// polled: watches.go maps every object that a ChangedBlockRange depends on to the ones that it concerns.
+// none of them with a client), so it does not matter which event woke the reconciler, or how many were missed. The API server
+// is not polled: watches.go maps every object that a ChangedBlockRange depends on to the ones that it concerns. Populators
+// have no access to the API, so they are asked how far they are (progress.go), for people to look at only.
 //
 // The manager's scheme must know the core group, ChangedBlockRanges, the snapshot kinds and SnapshotMetadataServices. Its
 // cache should hold pods of the populator namespace only, which is all that the permissions below allow.
@@ -26,6 +27,7 @@ import (
 
 	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,9 +35,13 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
 // +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=changedblockranges,verbs=get;list;watch;patch
@@ -60,6 +66,25 @@ type Config struct {
 	MaxConcurrentReconciles int
 	// Now is the clock of the conditions; nil means time.Now.
 	Now func() time.Time
+	// ProgressPort is the port on which populator pods say how far they are; 0 means outcome.ProgressPort.
+	ProgressPort int
+	// Metrics is where metrics are registered; nil means controller-runtime's registry, which the manager serves.
+	Metrics prometheus.Registerer
+}
+
+func (c *Config) setDefaults() {
+	if c.MaxConcurrentReconciles == 0 {
+		c.MaxConcurrentReconciles = defaultConcurrentReconciles
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.ProgressPort == 0 {
+		c.ProgressPort = outcome.ProgressPort
+	}
+	if c.Metrics == nil {
+		c.Metrics = ctrlmetrics.Registry
+	}
 }
 
 const defaultConcurrentReconciles = 4
@@ -75,13 +100,18 @@ func Setup(mgr ctrl.Manager, config Config) error {
 	if err := addIndexes(context.Background(), mgr.GetFieldIndexer()); err != nil {
 		return fmt.Errorf("set up ChangedBlockRange controller: %w", err)
 	}
-	if config.MaxConcurrentReconciles == 0 {
-		config.MaxConcurrentReconciles = defaultConcurrentReconciles
-	}
-	if config.Now == nil {
-		config.Now = time.Now
-	}
+	config.setDefaults()
 	r := newReconciler(mgr.GetClient(), mgr.GetEventRecorder(recorderName), config)
+	if err := r.metrics.register(config.Metrics, newInFlight(mgr.GetClient(), config.PopulatorNamespace, mgr.Elected())); err != nil {
+		return fmt.Errorf("set up ChangedBlockRange controller: %w", err)
+	}
+	news := make(chan event.GenericEvent)
+	if err := mgr.Add(&poller{
+		pods: mgr.GetClient(), namespace: config.PopulatorNamespace, every: askEvery,
+		board: r.progress, ask: askOverHTTP(config.ProgressPort), wake: news,
+	}); err != nil {
+		return fmt.Errorf("set up ChangedBlockRange controller: %w", err)
+	}
 	w := watches{Reader: mgr.GetClient()}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
@@ -93,6 +123,7 @@ func Setup(mgr ctrl.Manager, config Config) error {
 		Watches(&metadatav1.SnapshotMetadataService{}, handler.EnqueueRequestsFromMapFunc(w.forService), builder.WithPredicates(onChange(serviceFacts))).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(w.forClaim), builder.WithPredicates(onChange(claimFacts))).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(w.forPod), builder.WithPredicates(onChange(podFacts))).
+		WatchesRawSource(source.Channel(news, &handler.EnqueueRequestForObject{})).
 		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: config.MaxConcurrentReconciles}).
 		Complete(r)
 	if err != nil {

@@ -29,6 +29,7 @@ func computeStatus(seen *observation, found resolution, tries []attempt, now tim
 		writeFigures(next, listed.result)
 	}
 	next.PopulatedClaims = countBound(seen.claims)
+	next.Progress = furthest(tries, seen.progress)
 
 	v := judge(seen, found, tries, rememberedVerdict(last, &seen.cbr.Status, next))
 	ready := metav1.ConditionFalse

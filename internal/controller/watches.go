@@ -211,6 +211,12 @@ func podFacts(p *corev1.Pod) any {
 	type facts struct {
 		Status      corev1.PodStatus
 		Annotations map[string]string
+		// Version of a pod whose result has to be recorded: who loses a conflict about that waits for the newer version.
+		Version string
 	}
-	return facts{p.Status, p.Annotations}
+	f := facts{Status: p.Status, Annotations: p.Annotations}
+	if finished(p) && p.Annotations[v1alpha1.AnnotationResultRecorded] == "" {
+		f.Version = p.ResourceVersion
+	}
+	return f
 }
