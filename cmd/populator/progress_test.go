@@ -46,8 +46,11 @@ func TestProgress(t *testing.T) {
 		if want := v.Delta[199]; last.OffsetBytes != want.Offset+want.Size || last.VolumeCapacityBytes != v.Capacity {
 			t.Errorf("after 200 extents the progress is %+v", last)
 		}
-		if response, err := http.Get("http://" + address + "/"); err != nil || response.StatusCode != http.StatusNotFound {
-			t.Errorf("another path: %v, %v", response, err)
+		response, err := http.Get("http://" + address + "/")
+		if err != nil {
+			t.Error(err)
+		} else if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusNotFound {
+			t.Errorf("another path: %s, %v", response.Status, err)
 		}
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Error(err)

@@ -44,7 +44,7 @@ func (f *fallback) Next(ctx context.Context) ([]blocklist.Extent, error) {
 	f.why = driverWords(err)
 	f.log.Warn("delta is unavailable, listing the allocated blocks instead", "error", err.Error())
 	f.may, f.cfg.Request.BaseHandle = false, ""
-	f.Stream.Close()
+	f.Close()
 	if f.Stream, err = snapmeta.New(f.cfg); err != nil {
 		return nil, outcome.Errorf(outcome.InternalError, "list the allocated blocks instead: %w", err)
 	}

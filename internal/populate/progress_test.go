@@ -51,8 +51,11 @@ func TestProgressIsBounded(t *testing.T) {
 	if p, err := outcome.ParseProgress(data); err != nil || p.EntryCount != 3 || p.Percent() != 50 {
 		t.Errorf("%q: %+v, %v", data, p, err)
 	}
-	if response, err := client.Post("http://"+address+outcome.ProgressPath, "", nil); err != nil || response.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("a POST: %v, %v", response, err)
+	if response, err = client.Post("http://"+address+outcome.ProgressPath, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("a POST: %s, %v", response.Status, err)
 	}
 	s.stop()
 	for _, conn := range silent {
