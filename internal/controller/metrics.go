@@ -22,6 +22,8 @@ const (
 	metricPrefix = "cbt_populator_"
 	// unknownLabel stands for a driver or a mode that is not known.
 	unknownLabel = "unknown"
+	// collectTimeout bounds a look into the cache, which answers at once unless it has not been filled yet.
+	collectTimeout = 2 * time.Second
 )
 
 // durationBuckets reach from a list of a few extents to one of the largest volumes on a slow array, in seconds.
@@ -150,7 +152,7 @@ func (f *inFlight) Collect(metrics chan<- prometheus.Metric) {
 	default:
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
 	defer cancel()
 	var pods corev1.PodList
 	if err := f.pods.List(ctx, &pods, client.InNamespace(f.namespace), client.UnsafeDisableDeepCopy,

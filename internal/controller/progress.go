@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	// askEvery is the time between two rounds, so the least time between two status writes that only the progress causes.
+	// askEvery is the time from the end of a round to the next one, so the least time between two status writes that only the progress causes.
 	askEvery = 3 * time.Second
 	// askTimeout bounds one question from the connection to the last byte of the answer.
 	askTimeout = 2 * time.Second
@@ -89,6 +89,8 @@ func (p *poller) Start(ctx context.Context) error {
 				return nil
 			}
 		}
+		// A tick that came during a long round would start the next one at once.
+		ticker.Reset(p.every)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
