@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"runtime/debug"
 
@@ -16,13 +15,13 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
-	"k8s.io/klog/v2/textlogger"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/config"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/config"
 	"github.com/cbt-populator/cbt-populator/internal/controller"
 	"github.com/cbt-populator/cbt-populator/internal/machinery"
 	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
@@ -32,11 +31,11 @@ import (
 const leaseName = "cbt-populator-controller"
 
 type options struct {
-	machinery                machinery.Config
-	leaderElect, showVersion bool
-	probeAddr, metricsAddr   string
-	logger                   logr.Logger
-	controllers              config.Controller // tests run more than one in a process
+	config                 *config.ControllerConfiguration
+	configFile, kubeconfig string
+	showVersion            bool
+	logger                 logr.Logger
+	controllers            ctrlconfig.Controller // tests run more than one in a process
 }
 
 func main() {
@@ -58,39 +57,6 @@ func main() {
 	}
 }
 
-func parse(args []string, env func(string) string, output io.Writer) (*options, error) {
-	var o options
-	o.machinery.Default()
-	m := &o.machinery
-	fs := flag.NewFlagSet("controller", flag.ContinueOnError)
-	fs.SetOutput(output)
-	fs.StringVar(&m.Pod.Image, "populator-image", env("POPULATOR_IMAGE"), "image of the populator (env POPULATOR_IMAGE); required")
-	fs.StringVar(&m.PopulatorNamespace, "populator-namespace", env("POD_NAMESPACE"), "namespace of populator pods and prime claims (env POD_NAMESPACE); required")
-	fs.StringVar(&m.Pod.ServiceAccount, "worker-service-account", m.Pod.ServiceAccount, "service account of populator pods")
-	fs.StringVar(&m.Kubeconfig, "kubeconfig", env("KUBECONFIG"), "kubeconfig file (env KUBECONFIG); empty: the pod's service account")
-	fs.IntVar(&m.MaxConcurrent, "max-concurrent-populations", m.MaxConcurrent, "populator pods that run at once, in all")
-	fs.IntVar(&m.MaxConcurrentPerDriver, "max-concurrent-populations-per-driver", 0, "populator pods that run at once for one CSI driver (0: no bound of its own)")
-	fs.IntVar(&m.Shards, "library-shards", m.Shards, "instances of the populator library; each makes up to 5 requests/s")
-	fs.BoolVar(&o.leaderElect, "leader-elect", true, "run only while holding the lease "+leaseName)
-	fs.StringVar(&o.probeAddr, "health-probe-bind-address", ":8081", "address of /healthz and /readyz")
-	fs.StringVar(&o.metricsAddr, "metrics-bind-address", ":8080", "address of /metrics; 0: none")
-	fs.BoolVar(&o.showVersion, "version", false, "print the version and exit")
-	logConfig := textlogger.NewConfig()
-	fs.Func("v", "verbosity of the log; 1 also tells what each claim waits for", logConfig.Verbosity().Set)
-	if err := fs.Parse(args); err != nil {
-		return nil, err
-	}
-	if m.MaxConcurrentPerDriver == 0 {
-		m.MaxConcurrentPerDriver = m.MaxConcurrent
-	}
-	o.logger = textlogger.NewLogger(logConfig)
-	if err := m.Validate(); err != nil && !o.showVersion {
-		fmt.Fprintln(output, err)
-		return nil, err
-	}
-	return &o, nil
-}
-
 func run(ctx context.Context, o *options) error {
 	scheme := runtime.NewScheme()
 	if err := errors.NewAggregate([]error{
@@ -99,8 +65,10 @@ func run(ctx context.Context, o *options) error {
 	}); err != nil {
 		return fmt.Errorf("build scheme: %w", err)
 	}
+	fill := o.config.Machinery()
+	fill.Kubeconfig = o.kubeconfig
 	// The same way in which the library makes its client.
-	restConfig, err := clientcmd.BuildConfigFromFlags("", o.machinery.Kubeconfig)
+	restConfig, err := clientcmd.BuildConfigFromFlags("", fill.Kubeconfig)
 	if err != nil {
 		return fmt.Errorf("configure API client: %w", err)
 	}
@@ -109,13 +77,13 @@ func run(ctx context.Context, o *options) error {
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        o.logger,
-		Cache:                         machinery.CacheOptions(o.machinery.PopulatorNamespace),
-		LeaderElection:                o.leaderElect,
+		Cache:                         machinery.CacheOptions(fill.PopulatorNamespace),
+		LeaderElection:                o.config.LeaderElection.Enabled,
 		LeaderElectionID:              leaseName,
-		LeaderElectionNamespace:       o.machinery.PopulatorNamespace,
+		LeaderElectionNamespace:       fill.PopulatorNamespace,
 		LeaderElectionReleaseOnCancel: true,
-		HealthProbeBindAddress:        o.probeAddr,
-		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddr},
+		HealthProbeBindAddress:        o.config.HealthProbe.BindAddress,
+		Metrics:                       metricsserver.Options{BindAddress: o.config.Metrics.BindAddress},
 		Controller:                    o.controllers,
 	})
 	if err != nil {
@@ -124,12 +92,12 @@ func run(ctx context.Context, o *options) error {
 	if err := errors.NewAggregate([]error{
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("ping", healthz.Ping),
-		controller.Setup(mgr, controller.Config{PopulatorNamespace: o.machinery.PopulatorNamespace}),
-		machinery.Setup(mgr, o.machinery),
+		controller.Setup(mgr, controller.Config{PopulatorNamespace: fill.PopulatorNamespace}),
+		machinery.Setup(mgr, fill),
 	}); err != nil {
 		return err
 	}
-	o.logger.Info("starting", "version", version(), "populatorNamespace", o.machinery.PopulatorNamespace, "image", o.machinery.Pod.Image)
+	o.logger.Info("starting", "version", version(), "populatorNamespace", fill.PopulatorNamespace, "image", fill.Pod.Image)
 	return mgr.Start(ctx)
 }
 

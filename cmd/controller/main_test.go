@@ -59,9 +59,9 @@ func TestParse(t *testing.T) {
 	}{
 		{"environment", nil, env, ""},
 		{"flags", []string{"--populator-image=i", "--populator-namespace=n", "--max-concurrent-populations=3"}, nil, ""},
-		{"nothing", nil, nil, "Pod.Image"},
-		{"no namespace", []string{"--populator-image=i"}, nil, "PopulatorNamespace"},
-		{"bad number", []string{"--library-shards=-1"}, env, "Shards"},
+		{"nothing", nil, nil, "populator.image"},
+		{"no namespace", []string{"--populator-image=i"}, nil, "namespace"},
+		{"bad number", []string{"--library-shards=-1"}, env, "library.shards"},
 		{"unknown flag", []string{"--nonsense"}, env, "nonsense"},
 		{"version needs nothing", []string{"--version"}, nil, ""},
 	} {
@@ -74,8 +74,11 @@ func TestParse(t *testing.T) {
 			if test.bad != "" && (err == nil || !strings.Contains(out.String(), test.bad)) {
 				t.Fatalf("error %v with output %q, want one about %q", err, out.String(), test.bad)
 			}
-			if err == nil && !o.showVersion && o.machinery.MaxConcurrentPerDriver != o.machinery.MaxConcurrent {
-				t.Errorf("bound per driver %d, want %d", o.machinery.MaxConcurrentPerDriver, o.machinery.MaxConcurrent)
+			if err != nil || o.showVersion {
+				return
+			}
+			if m := o.config.Machinery(); m.MaxConcurrentPerDriver != m.MaxConcurrent {
+				t.Errorf("bound per driver %d, want %d", m.MaxConcurrentPerDriver, m.MaxConcurrent)
 			}
 		})
 	}

@@ -1,21 +1,18 @@
 package machinery
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 )
 
-// Config says how claims are filled. The zero value of a field that is not required stands for its default; call
-// Default before Validate.
+// Config says how claims are filled. The zero value of a field that is not required stands for its default, which Default
+// fills in. Its values are not checked here.
 type Config struct {
 	// PopulatorNamespace is the namespace of the prime claims, pods and endpoint ConfigMaps. Required. A claim in it is
 	// never filled.
@@ -35,6 +32,15 @@ type Config struct {
 	// RecheckAfter is the wait before another attempt after a terminal failure whose cause lies where no watch reaches:
 	// a permission, or the driver's own state. Default 10 min.
 	RecheckAfter time.Duration
+	// FailedPodRetention is how long a failed pod that is not replaced before is kept for its logs. Default 1 h; 0 keeps
+	// it only until its result is recorded.
+	FailedPodRetention *time.Duration
+	// PrimeLabels and PrimeAnnotations are added to prime claims; they cannot replace the ones that the controller sets.
+	PrimeLabels, PrimeAnnotations map[string]string
+
+	// rejectedWait is the wait before another attempt after the API server refused a pod, should no watch wake the claim
+	// before.
+	rejectedWait time.Duration
 
 	// Pod is what cluster administrators may choose about populator pods.
 	Pod PodConfig
@@ -79,8 +85,10 @@ const (
 	DefaultRecheckAfter   = 10 * time.Minute
 	DefaultServiceAccount = "cbt-populator-worker"
 
-	// maxShards keeps a mistyped flag from starting hundreds of instances.
-	maxShards = 64
+	DefaultFailedPodRetention = time.Hour
+
+	// defaultRejectedWait is for refusals whose cause no watch of ours reports, such as another component's policy.
+	defaultRejectedWait = 30 * time.Second
 )
 
 // Default fills in the defaults.
@@ -91,6 +99,10 @@ func (c *Config) Default() {
 	setDefault(&c.RetryBase, DefaultRetryBase)
 	setDefault(&c.RetryMax, DefaultRetryMax)
 	setDefault(&c.RecheckAfter, DefaultRecheckAfter)
+	setDefault(&c.rejectedWait, defaultRejectedWait)
+	if c.FailedPodRetention == nil {
+		c.FailedPodRetention = ptr.To(DefaultFailedPodRetention)
+	}
 	setDefault(&c.Pod.ImagePullPolicy, corev1.PullIfNotPresent)
 	setDefault(&c.Pod.ServiceAccount, DefaultServiceAccount)
 	if c.Pod.Resources == nil {
@@ -111,72 +123,11 @@ func setDefault[T comparable](value *T, def T) {
 	}
 }
 
-// Validate returns every bad value, joined, each with the field's name.
-func (c *Config) Validate() error {
-	errs := []error{
-		checkName("PopulatorNamespace", c.PopulatorNamespace, validation.IsDNS1123Label),
-		checkRange("Shards", c.Shards, 1, maxShards),
-		checkRange("MaxConcurrent", c.MaxConcurrent, 1, 1<<20),
-		checkRange("MaxConcurrentPerDriver", c.MaxConcurrentPerDriver, 1, 1<<20),
-		c.Pod.validate(),
-	}
-	if c.RetryBase <= 0 || c.RetryMax < c.RetryBase {
-		errs = append(errs, fmt.Errorf("RetryBase %v and RetryMax %v: both must be positive, and RetryMax not below RetryBase",
-			c.RetryBase, c.RetryMax))
-	}
-	if c.RecheckAfter <= 0 {
-		errs = append(errs, fmt.Errorf("RecheckAfter %v: must be positive", c.RecheckAfter))
-	}
-	return errors.Join(errs...)
-}
-
-func (p *PodConfig) validate() error {
-	var errs []error
-	if p.Image == "" {
-		errs = append(errs, errors.New("Pod.Image: the populator's image is required (--populator-image or POPULATOR_IMAGE)"))
-	}
-	switch p.ImagePullPolicy {
-	case corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
-	default:
-		errs = append(errs, fmt.Errorf("Pod.ImagePullPolicy %q: must be Always, IfNotPresent or Never", p.ImagePullPolicy))
-	}
-	errs = append(errs, checkName("Pod.ServiceAccount", p.ServiceAccount, validation.IsDNS1123Subdomain))
-	for i, name := range p.ImagePullSecrets {
-		errs = append(errs, checkName(fmt.Sprintf("Pod.ImagePullSecrets[%d]", i), name, validation.IsDNS1123Subdomain))
-	}
-	if p.PriorityClassName != "" {
-		errs = append(errs, checkName("Pod.PriorityClassName", p.PriorityClassName, validation.IsDNS1123Subdomain))
-	}
-	for _, labels := range []struct {
-		name   string
-		values map[string]string
-	}{{"Pod.Labels", p.Labels}, {"Pod.NodeSelector", p.NodeSelector}} {
-		if err := metav1validation.ValidateLabels(labels.values, field.NewPath(labels.name)).ToAggregate(); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for key := range p.Annotations {
-		errs = append(errs, checkName("Pod.Annotations", key, validation.IsQualifiedName))
-	}
-	if p.MaxResults < 0 {
-		errs = append(errs, fmt.Errorf("Pod.MaxResults %d: must not be negative", p.MaxResults))
-	}
-	if p.MaxAttempts < 0 {
-		errs = append(errs, fmt.Errorf("Pod.MaxAttempts %d: must not be negative", p.MaxAttempts))
-	}
-	return errors.Join(errs...)
-}
-
-func checkName(name, value string, check func(string) []string) error {
-	for _, complaint := range check(value) {
-		return fmt.Errorf("%s %q: %s", name, value, complaint)
-	}
-	return nil
-}
-
-func checkRange(name string, value, low, high int) error {
-	if value < low || value > high {
-		return fmt.Errorf("%s %d: must be from %d to %d", name, value, low, high)
+// check refuses what nothing can be done with. Everything else is checked where it comes from, with the names that the
+// administrator knows.
+func (c *Config) check() error {
+	if c.PopulatorNamespace == "" || c.Pod.Image == "" {
+		return fmt.Errorf("populator namespace %q and image %q are both required", c.PopulatorNamespace, c.Pod.Image)
 	}
 	return nil
 }

@@ -25,6 +25,8 @@ package machinery
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=persistentvolumeclaims,verbs=create;delete
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=pods,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=resourcequotas;limitranges,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,resourceNames=cbt-populator,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=configmaps,verbs=get;list;watch;create;update
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=cbt-populator,resources=leases,verbs=get;create;update
 // The leader election tells about itself by the old events API.

@@ -2,6 +2,7 @@ package machinery
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,9 +53,20 @@ func (e *events) populated(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod)
 // warn tells about something that keeps the claim from being populated, once for as long as it stays the same.
 func (e *events) warn(claim *corev1.PersistentVolumeClaim, reason, format string, args ...any) {
 	note := fmt.Sprintf(format, args...)
+	e.warnOnce(claim, reason, note, note)
+}
+
+// refused tells that the API server refused an object. What a quota counts at the moment is no news.
+func (e *events) refused(claim *corev1.PersistentVolumeClaim, reason string, err error, format string, args ...any) {
+	same, _, _ := strings.Cut(err.Error(), ", requested: ")
+	e.warnOnce(claim, reason, same, fmt.Sprintf(format, args...))
+}
+
+// warnOnce tells a note unless the last one about the claim said the same.
+func (e *events) warnOnce(claim *corev1.PersistentVolumeClaim, reason, same, note string) {
 	e.mu.Lock()
-	repeated := e.warned[claim.UID] == reason+note
-	e.warned[claim.UID] = reason + note
+	repeated := e.warned[claim.UID] == reason+same
+	e.warned[claim.UID] = reason + same
 	e.mu.Unlock()
 	if !repeated {
 		e.recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, actionPopulate, "%s", note)
@@ -71,7 +83,10 @@ func (e *events) forget(claim types.UID) {
 // libraryRecorder is the recorder that the library gets. The library tells about every retry, about waiting, and, each time
 // it looks at a claim that was filled long ago, that it has finished. Only one thing it tells is news: that no prime claim can
 // be made.
-type libraryRecorder struct{ events *events }
+type libraryRecorder struct {
+	events  *events
+	refused *refusals
+}
 
 var _ record.EventRecorder = libraryRecorder{}
 
@@ -91,7 +106,11 @@ func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args
 	if !ok || apierrors.IsAlreadyExists(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) {
 		return
 	}
-	r.events.warn(claim, "PrimeClaimRejected",
+	if apierrors.IsForbidden(err) {
+		// The library waits in its own way; a change wakes the claim sooner.
+		r.refused.add(claim, 0)
+	}
+	r.events.refused(claim, "PrimeClaimRejected", err,
 		"The temporary claim that is to be filled could not be created, it is tried again: %v", err)
 }
 

@@ -36,6 +36,15 @@ const (
 	annotationDriver = v1alpha1.GroupName + "/driver"
 )
 
+// Annotations of a prime claim that only this package reads.
+const (
+	// annotationNode is the node that the prime claim was made for, if its StorageClass waits for the first consumer.
+	annotationNode = v1alpha1.GroupName + "/node"
+	// annotationFailure is the failure (see failure.go) of the last pod that wrote to this prime claim, once the pod is
+	// removed.
+	annotationFailure = v1alpha1.GroupName + "/failure"
+)
+
 func podName(claim types.UID) string   { return podPrefix + string(claim) }
 func primeName(claim types.UID) string { return primePrefix + string(claim) }
 

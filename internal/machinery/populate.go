@@ -23,9 +23,6 @@ const (
 	callTimeout = 30 * time.Second
 	// safetyNet is the longest wait of a claim that a watch is to wake. Nothing relies on it.
 	safetyNet = 10 * time.Minute
-	// rejectedWait is the wait after the API server refused a pod for a reason that no watch of ours reports: a quota, a
-	// policy.
-	rejectedWait = 30 * time.Second
 )
 
 // errWaiting ends a sync of the library that is to be continued later and is not a failure. The library compares errors
@@ -43,6 +40,7 @@ type filler struct {
 	slots    *slots
 	starts   *starts
 	events   *events
+	refused  *refusals
 	clock    clock.PassiveClock
 	announce func(key string, wait time.Duration)
 }
@@ -111,7 +109,7 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 		return err
 	}
 	if pod == nil {
-		return f.start(ctx, podClaim{claim: claim, prime: prime}, source)
+		return f.resume(ctx, podClaim{claim: claim, prime: prime}, source, want)
 	}
 	f.starts.observe(pod)
 	switch v := judge(f.cfg, pod, want, f.clock.Now()); v.action {
@@ -119,6 +117,8 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 		return nil
 	case actionReplace:
 		return f.replace(ctx, claim, pod, v)
+	case actionRetire:
+		return f.retire(ctx, claim, prime, pod)
 	default:
 		return f.wait(ctx, claim, v.why, v.wait)
 	}

@@ -67,7 +67,7 @@ func newBench(t *testing.T, change func(podClaim, podSource, *corev1.PersistentV
 	b := &bench{events: &eventLog{}, target: target}
 	b.filler = &filler{
 		cfg: sampleConfig(), client: c, live: c,
-		slots: newSlots(1, 1, func(types.NamespacedName) {}), starts: newStarts(), events: newEvents(b.events),
+		slots: newSlots(1, 1, func(types.NamespacedName) {}), starts: newStarts(), events: newEvents(b.events), refused: newRefusals(testclock.NewFakePassiveClock(noon)),
 		clock:    testclock.NewFakePassiveClock(noon),
 		announce: func(_ string, d time.Duration) { b.waits = append(b.waits, d) },
 	}
@@ -243,8 +243,8 @@ func TestRejectedPodIsToldOnce(t *testing.T) {
 	if len(b.events.notes) != 1 || !strings.Contains(b.events.notes[0], "exceeded quota: small") {
 		t.Errorf("events %v, want one with the quota's name", b.events.notes)
 	}
-	if b.waits[0] != rejectedWait {
-		t.Errorf("waits %v, want %v", b.waits[0], rejectedWait)
+	if b.waits[0] != defaultRejectedWait {
+		t.Errorf("waits %v, want %v", b.waits[0], defaultRejectedWait)
 	}
 	if len(b.slots.held) != 0 {
 		t.Errorf("slots %v are held without a pod", b.slots.held)
@@ -253,7 +253,7 @@ func TestRejectedPodIsToldOnce(t *testing.T) {
 
 func TestLibraryRecorderIsQuiet(t *testing.T) {
 	log := &eventLog{}
-	r := libraryRecorder{newEvents(log)}
+	r := libraryRecorder{events: newEvents(log), refused: newRefusals(testclock.NewFakePassiveClock(noon))}
 	claim := sampleTarget().claim
 	quota := apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota"))
 	exists := apierrors.NewAlreadyExists(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime")

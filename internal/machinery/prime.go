@@ -14,7 +14,7 @@ import (
 
 // primeMutator returns the function that marks a prime claim as ours before the library creates it. The library does not
 // tell whose it is, but names it after the claim's UID.
-func primeMutator(cache client.Reader) populator.MutatorConfig {
+func primeMutator(cfg *Config, cache client.Reader) populator.MutatorConfig {
 	return populator.MutatorConfig{
 		PvcPrimeMutator: func(p populator.PvcPrimeMutatorParams) (*corev1.PersistentVolumeClaim, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
@@ -26,20 +26,29 @@ func primeMutator(cache client.Reader) populator.MutatorConfig {
 			if claim == nil {
 				return nil, fmt.Errorf("mark prime claim %s: no claim has this UID", p.PvcPrime.Name)
 			}
-			return markPrime(p.PvcPrime, claim), nil
+			return markPrime(cfg, p.PvcPrime, claim), nil
 		},
 	}
 }
 
-// markPrime adds labels and annotations to prime. Everything else stays as the library copied it from the claim.
-func markPrime(prime, claim *corev1.PersistentVolumeClaim) *corev1.PersistentVolumeClaim {
+// markPrime adds labels and annotations to prime. Everything else stays as the library copied it from the claim. The node that
+// the scheduler chose is noted once more, because the provisioner drops its annotation to ask for another one.
+func markPrime(cfg *Config, prime, claim *corev1.PersistentVolumeClaim) *corev1.PersistentVolumeClaim {
 	prime = prime.DeepCopy()
 	if prime.Labels == nil {
 		prime.Labels = map[string]string{}
 	}
+	// The administrator's come first, so that they cannot replace ours.
+	maps.Copy(prime.Labels, cfg.PrimeLabels)
 	maps.Copy(prime.Labels, ownLabels(claim.UID))
 	if prime.Annotations == nil {
 		prime.Annotations = map[string]string{}
+	}
+	library := maps.Clone(prime.Annotations)
+	maps.Copy(prime.Annotations, cfg.PrimeAnnotations)
+	maps.Copy(prime.Annotations, library)
+	if node := prime.Annotations[annotationSelectedNode]; node != "" {
+		prime.Annotations[annotationNode] = node
 	}
 	prime.Annotations[v1alpha1.AnnotationClaimNamespace] = claim.Namespace
 	prime.Annotations[v1alpha1.AnnotationClaimName] = claim.Name

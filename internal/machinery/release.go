@@ -30,6 +30,7 @@ type releaser struct {
 	slots     *slots
 	starts    *starts
 	events    *events
+	refused   *refusals
 }
 
 func (r *releaser) setup(mgr ctrl.Manager) error {
@@ -89,7 +90,7 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return reconcile.Result{}, err
 	}
 	if !released(claim, prime) {
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, r.reschedule(ctx, claim, prime)
 	}
 	gone, err := r.remove(ctx, uid, pod, prime)
 	if err != nil || !gone {
@@ -182,6 +183,7 @@ func (r *releaser) remove(ctx context.Context, uid types.UID, pod *corev1.Pod, p
 		r.slots.release(podName(uid))
 		r.starts.forget(uid)
 		r.events.forget(uid)
+		r.refused.remove(uid)
 		return true, nil
 	}
 	if next.GetDeletionTimestamp() != nil {

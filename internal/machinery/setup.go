@@ -19,7 +19,7 @@ const recorderName = "cbt-populator"
 // SnapshotMetadataServices; its cache must hold claims and StorageClasses of all namespaces (see CacheOptions).
 func Setup(mgr ctrl.Manager, cfg Config) error {
 	cfg.Default()
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.check(); err != nil {
 		return fmt.Errorf("configuration of the populator machinery: %w", err)
 	}
 	if err := registerIndexes(context.Background(), mgr.GetFieldIndexer()); err != nil {
@@ -44,6 +44,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 		slots:    newSlots(cfg.MaxConcurrent, cfg.MaxConcurrentPerDriver, wake),
 		starts:   newStarts(),
 		events:   newEvents(mgr.GetEventRecorder(recorderName)),
+		refused:  newRefusals(clock.RealClock{}),
 		clock:    clock.RealClock{},
 		announce: func(key string, d time.Duration) { queueOf(key).waitFor(key, d) },
 	}
@@ -52,6 +53,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 		reader:    mgr.GetCache(),
 		namespace: cfg.PopulatorNamespace,
 		slots:     fill.slots,
+		refused:   fill.refused,
 		wake:      wake,
 	}
 	library := &library{
@@ -61,8 +63,8 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 			namespace:  cfg.PopulatorNamespace,
 			kubeconfig: cfg.Kubeconfig,
 			functions:  fill.functions(),
-			mutators:   primeMutator(mgr.GetCache()),
-			recorder:   libraryRecorder{fill.events},
+			mutators:   primeMutator(&cfg, mgr.GetCache()),
+			recorder:   libraryRecorder{events: fill.events, refused: fill.refused},
 		},
 		watchKeys: waker.start,
 	}
@@ -80,6 +82,7 @@ func setupControllers(mgr ctrl.Manager, cfg *Config, fill *filler) error {
 		slots:     fill.slots,
 		starts:    fill.starts,
 		events:    fill.events,
+		refused:   fill.refused,
 	}
 	if err := release.setup(mgr); err != nil {
 		return err

@@ -60,12 +60,15 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 		// The cache lags behind; its event wakes the claim.
 		return true, f.wait(ctx, target.claim, "the populator pod", 0)
 	case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
-		f.events.warn(target.claim, "PopulatorRejected",
-			"The cluster refused the populator pod in namespace %s, it is tried again every %v: %v", pod.Namespace, rejectedWait, err)
-		return false, f.wait(ctx, target.claim, "the cluster to accept the populator pod", rejectedWait)
+		wait := f.refused.add(target.claim, f.cfg.rejectedWait)
+		f.events.refused(target.claim, "PopulatorRejected", err,
+			"The cluster refused the populator pod in namespace %s; it is tried again when quotas, limits or labels of that namespace change, and every %v: %v",
+			pod.Namespace, f.cfg.rejectedWait, err)
+		return false, f.wait(ctx, target.claim, "the cluster to accept the populator pod", wait)
 	case err != nil:
 		return false, fmt.Errorf("create populator pod %s: %w", client.ObjectKeyFromObject(pod), err)
 	}
+	f.refused.remove(target.claim.UID)
 	f.starts.created(pod)
 	f.events.populating(target.claim, pod, target.attempt)
 	log.FromContext(ctx).Info("created populator pod", "pod", pod.Name, "attempt", target.attempt)
@@ -171,6 +174,13 @@ func (s *starts) created(pod *corev1.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last[claimUIDFromName(pod.Name)] = lastStart{attempt: attemptOf(pod), at: pod.CreationTimestamp.Time, unseen: true}
+}
+
+// failed takes note of a failed attempt whose pod is gone.
+func (s *starts) failed(claim types.UID, failed failure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last[claim] = lastStart{attempt: failed.Attempt, at: failed.At}
 }
 
 // unseen reports whether the claim's last pod has not been in the cache yet.

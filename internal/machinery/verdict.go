@@ -20,6 +20,8 @@ const (
 	actionWait action = iota
 	// actionReplace: delete the pod; another one follows once it is gone.
 	actionReplace
+	// actionRetire: delete the pod, whose logs were kept long enough, and remember how it failed.
+	actionRetire
 	// actionComplete: the pod has written the list and its result is recorded.
 	actionComplete
 )
@@ -70,25 +72,43 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 	if err == nil && pod.Status.Phase == corev1.PodSucceeded && result.Reason == outcome.Populated {
 		return verdict{action: actionComplete, why: "the list is written"}
 	}
-	return judgeFailed(cfg, pod, result.Reason, want, now)
+	failed := failureOf(pod)
+	v := judgeFailure(cfg, failed, want, now)
+	if v.action != actionWait {
+		return v
+	}
+	// The failed pod stays for its logs, but not for good.
+	left := failed.At.Add(*cfg.FailedPodRetention).Sub(now)
+	switch {
+	case left <= 0:
+		return verdict{action: actionRetire, why: "its logs were kept long enough"}
+	case v.wait == 0 || left < v.wait:
+		v.wait = left
+	}
+	return v
 }
 
-// judgeFailed decides about a pod that ended without a list. reason is empty when it left no result.
-func judgeFailed(cfg *Config, pod *corev1.Pod, reason outcome.Reason, want wanted, now time.Time) verdict {
-	if want.source == "" {
+// judgeFailure decides what follows an attempt that ended without a list, whether its pod is still there or not: another
+// attempt (actionReplace), or nothing for now.
+func judgeFailure(cfg *Config, failed failure, want wanted, now time.Time) verdict {
+	switch {
+	case failed.SourceUID != want.sourceUID:
+		return verdict{action: actionReplace, why: "the ChangedBlockRange was replaced by another one", fresh: true}
+	case want.source == "":
 		return verdict{action: actionWait, why: "the ChangedBlockRange is not resolved"}
-	}
-	if pod.Annotations[annotationSetting] != want.setting {
+	case failed.Source != want.source:
+		return verdict{action: actionReplace, why: "the snapshots were resolved differently", fresh: true}
+	case failed.Setting != want.setting:
 		return verdict{action: actionReplace, why: "the metadata service or the populator was changed", fresh: true}
 	}
-	if reason.Class() == outcome.Terminal && !slices.Contains(rechecked, reason) {
-		return verdict{action: actionWait, why: fmt.Sprintf("%s: another attempt would fail the same way", reason)}
+	if failed.Reason.Class() == outcome.Terminal && !slices.Contains(rechecked, failed.Reason) {
+		return verdict{action: actionWait, why: fmt.Sprintf("%s: another attempt would fail the same way", failed.Reason)}
 	}
 	wait := cfg.RecheckAfter
-	if reason.Class() != outcome.Terminal {
-		wait = backoff(cfg, attemptOf(pod))
+	if failed.Reason.Class() != outcome.Terminal {
+		wait = backoff(cfg, failed.Attempt)
 	}
-	left := finishedAt(pod).Add(wait).Sub(now)
+	left := failed.At.Add(wait).Sub(now)
 	if left > 0 {
 		return verdict{action: actionWait, why: fmt.Sprintf("the next attempt follows %v after the last", wait), wait: left}
 	}

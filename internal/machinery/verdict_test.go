@@ -1,6 +1,7 @@
 package machinery
 
 import (
+	"encoding/json"
 	"strconv"
 	"testing"
 	"time"
@@ -93,10 +94,13 @@ func judgeCases() []judgeCase {
 		{"running, unresolved by now", ok, outcome.Populated, all(running, unresolved), 0, actionWait, 0, false},
 		{"being deleted", bad, outcome.StreamFailed, deleting, time.Hour, actionWait, 0, false},
 
-		{"terminal", bad, outcome.ListTooLarge, same, 1000 * time.Hour, actionWait, 0, false},
+		{"terminal", bad, outcome.ListTooLarge, same, 15 * time.Minute, actionWait, 45 * time.Minute, false},
+		{"terminal, logs kept long enough", bad, outcome.ListTooLarge, same, time.Hour, actionRetire, 0, false},
+		{"terminal, logs kept long enough, other image", bad, outcome.ListTooLarge, otherSetting, time.Hour, actionReplace, 0, true},
+		{"terminal, logs kept long enough, not recorded", bad, outcome.ListTooLarge, unrecorded, time.Hour, actionWait, 0, false},
 		{"terminal, not recorded, other image", bad, outcome.ListTooLarge, all(unrecorded, otherSetting), 0, actionWait, 0, false},
 		{"terminal, other image by now", bad, outcome.ListTooLarge, otherSetting, 0, actionReplace, 0, true},
-		{"terminal, unresolved by now", bad, outcome.ListTooLarge, unresolved, 0, actionWait, 0, false},
+		{"terminal, unresolved by now", bad, outcome.ListTooLarge, unresolved, 0, actionWait, time.Hour, false},
 		{"denied, a moment ago", bad, outcome.PermissionDenied, same, time.Minute, actionWait, 9 * time.Minute, false},
 		{"denied, a while ago", bad, outcome.PermissionDenied, same, 10 * time.Minute, actionReplace, 0, false},
 
@@ -104,7 +108,8 @@ func judgeCases() []judgeCase {
 		{"retryable, third attempt", bad, outcome.StreamFailed, attempt(3), 0, actionWait, 40 * time.Second, false},
 		{"retryable, hundredth attempt", bad, outcome.StreamFailed, attempt(100), 0, actionWait, 5 * time.Minute, false},
 		{"retryable, time is up", bad, outcome.StreamFailed, same, 10 * time.Second, actionReplace, 0, false},
-		{"retryable, unresolved by now", bad, outcome.StreamFailed, unresolved, time.Hour, actionWait, 0, false},
+		{"retryable, unresolved by now", bad, outcome.StreamFailed, unresolved, 59 * time.Minute, actionWait, time.Minute, false},
+		{"retryable, unresolved for long", bad, outcome.StreamFailed, unresolved, time.Hour, actionRetire, 0, false},
 		{"died without a message", bad, "", silent, 0, actionWait, 10 * time.Second, false},
 		{"evicted before it started", bad, "", evicted, 0, actionReplace, 0, false},
 	}
@@ -116,6 +121,47 @@ func TestJudge(t *testing.T) {
 			pod, want := endedPod(t, test.phase, test.reason), sampleWanted()
 			test.change(pod, &want)
 			got := judge(sampleConfig(), pod, want, noon.Add(test.after))
+			if got.action != test.want || got.wait != test.wait || got.fresh != test.fresh {
+				t.Errorf("got action %d, wait %v, fresh %v (%s); want action %d, wait %v, fresh %v",
+					got.action, got.wait, got.fresh, got.why, test.want, test.wait, test.fresh)
+			}
+		})
+	}
+}
+
+// TestFailureOutlivesItsPod looks whether what is written to the prime claim decides like the pod.
+func TestFailureOutlivesItsPod(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		reason outcome.Reason
+		change func(*wanted)
+		after  time.Duration
+		want   action
+		wait   time.Duration
+		fresh  bool
+	}{
+		{"terminal", outcome.ListTooLarge, func(*wanted) {}, 1000 * time.Hour, actionWait, 0, false},
+		{"terminal, unresolved", outcome.ListTooLarge, func(w *wanted) { w.source, w.setting = "", "" }, 0, actionWait, 0, false},
+		{"terminal, other range", outcome.ListTooLarge, func(w *wanted) { w.sourceUID = "other" }, 0, actionReplace, 0, true},
+		{"terminal, other snapshots", outcome.ListTooLarge, func(w *wanted) { w.source = "other" }, 0, actionReplace, 0, true},
+		{"terminal, other image", outcome.ListTooLarge, func(w *wanted) { w.setting = "other" }, 0, actionReplace, 0, true},
+		{"denied", outcome.PermissionDenied, func(*wanted) {}, 9 * time.Minute, actionWait, time.Minute, false},
+		{"denied for long", outcome.PermissionDenied, func(*wanted) {}, 10 * time.Minute, actionReplace, 0, false},
+		{"retryable", outcome.StreamFailed, func(*wanted) {}, time.Hour, actionReplace, 0, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			data, err := json.Marshal(failureOf(endedPod(t, corev1.PodFailed, test.reason)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			prime, want := sampleTarget().prime, sampleWanted()
+			prime.Annotations = map[string]string{annotationFailure: string(data)}
+			failed, ok := rememberedFailure(prime)
+			if !ok || failed != failureOf(endedPod(t, corev1.PodFailed, test.reason)) {
+				t.Fatalf("read %+v, %v from %s", failed, ok, data)
+			}
+			test.change(&want)
+			got := judgeFailure(sampleConfig(), failed, want, noon.Add(test.after))
 			if got.action != test.want || got.wait != test.wait || got.fresh != test.fresh {
 				t.Errorf("got action %d, wait %v, fresh %v (%s); want action %d, wait %v, fresh %v",
 					got.action, got.wait, got.fresh, got.why, test.want, test.wait, test.fresh)

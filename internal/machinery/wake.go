@@ -22,6 +22,7 @@ type waker struct {
 	reader    client.Reader
 	namespace string
 	slots     *slots
+	refused   *refusals
 	// wake adds a claim's key to its queue, which drops it if the claim may not be worked on.
 	wake func(types.NamespacedName)
 }
@@ -37,20 +38,23 @@ func (w *waker) start(ctx context.Context) (stop func(), err error) {
 		}
 	}
 	for _, watched := range []struct {
-		object client.Object
-		handle func(context.Context, client.Object)
+		object  client.Object
+		handler toolscache.ResourceEventHandler
 	}{
-		{&corev1.Pod{}, w.onPod},
-		{&corev1.PersistentVolumeClaim{}, w.onPrime},
-		{&v1alpha1.ChangedBlockRange{}, w.onRange},
-		{&smsv1beta1.SnapshotMetadataService{}, w.onService},
+		{&corev1.Pod{}, onAnyEvent(ctx, w.onPod)},
+		{&corev1.PersistentVolumeClaim{}, onAnyEvent(ctx, w.onPrime)},
+		{&v1alpha1.ChangedBlockRange{}, onAnyEvent(ctx, w.onRange)},
+		{&smsv1beta1.SnapshotMetadataService{}, onAnyEvent(ctx, w.onService)},
+		{&corev1.ResourceQuota{}, w.onPolicy()},
+		{&corev1.LimitRange{}, w.onPolicy()},
+		{&corev1.Namespace{}, w.onPolicy()},
 	} {
 		informer, err := w.informers.GetInformer(ctx, watched.object)
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("watch %T: %w", watched.object, err)
 		}
-		registration, err := informer.AddEventHandler(onAnyEvent(ctx, watched.handle))
+		registration, err := informer.AddEventHandler(watched.handler)
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("watch %T: %w", watched.object, err)
@@ -147,5 +151,25 @@ func (w *waker) onService(ctx context.Context, o client.Object) {
 		if ranges.Items[i].Status.Driver == o.GetName() {
 			w.onRange(ctx, &ranges.Items[i])
 		}
+	}
+}
+
+// onPolicy wakes the claims whose objects the API server refused when a quota, a limit range or the labels of the populator
+// namespace may let them through now. The cache holds those of the populator namespace only.
+func (w *waker) onPolicy() toolscache.ResourceEventHandler {
+	changed := func(before, after any) {
+		b, _ := before.(client.Object)
+		a, _ := after.(client.Object)
+		if !permits(b, a) {
+			return
+		}
+		for _, claim := range w.refused.take() {
+			w.wake(claim)
+		}
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { changed(nil, o) },
+		UpdateFunc: changed,
+		DeleteFunc: func(o any) { changed(o, nil) },
 	}
 }

@@ -1,0 +1,114 @@
+package machinery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// failure is what decides about the next attempt once one has failed. It is read from the failed pod; before that is removed
+// it is written to the prime claim as annotationFailure, where it outlives the pod and a restart of the controller, and
+// goes with the volume that it is about.
+type failure struct {
+	SourceUID string         `json:"sourceUID"`
+	Source    string         `json:"source"`
+	Setting   string         `json:"setting"`
+	Reason    outcome.Reason `json:"reason,omitempty"` // empty: it left no result
+	Attempt   int            `json:"attempt"`
+	At        time.Time      `json:"at"`
+}
+
+// failureOf reads the failure of a pod that ended without a list.
+func failureOf(pod *corev1.Pod) failure {
+	f := failure{
+		SourceUID: pod.Labels[v1alpha1.LabelChangedBlockRangeUID],
+		Source:    pod.Annotations[annotationSource],
+		Setting:   pod.Annotations[annotationSetting],
+		Attempt:   attemptOf(pod),
+		At:        finishedAt(pod).UTC().Truncate(time.Second),
+	}
+	// Without a result, the reason stays empty and another attempt follows.
+	if result, err := podResult(pod); err == nil {
+		f.Reason = result.Reason
+	}
+	return f
+}
+
+// rememberedFailure returns the failure that is written on a prime claim; false if there is none.
+func rememberedFailure(prime *corev1.PersistentVolumeClaim) (failure, bool) {
+	var f failure
+	// What somebody else wrote there is as good as nothing.
+	if err := json.Unmarshal([]byte(prime.Annotations[annotationFailure]), &f); err != nil || f.Attempt < 1 {
+		return failure{}, false
+	}
+	return f, true
+}
+
+// retire removes a failed pod whose logs were kept long enough. What it knew is on the prime claim first, in the cache as
+// well as in the API: without either, the next sync would take the claim for one that was never tried.
+func (f *filler) retire(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim, pod *corev1.Pod) error {
+	failed := failureOf(pod)
+	if known, ok := rememberedFailure(prime); !ok || known != failed {
+		data, err := json.Marshal(failed)
+		if err != nil {
+			return fmt.Errorf("encode the failure of pod %s: %w", pod.Name, err)
+		}
+		if err := f.remember(ctx, prime, string(data)); err != nil {
+			return err
+		}
+		return f.wait(ctx, claim, "the failure to be remembered", 0)
+	}
+	return f.replace(ctx, claim, pod, verdict{why: "its logs were kept long enough"})
+}
+
+// resume goes on with a claim that has no pod: after a failure that is remembered, as that one tells, else with the next
+// attempt.
+func (f *filler) resume(ctx context.Context, target podClaim, source podSource, want wanted) error {
+	failed, ok := rememberedFailure(target.prime)
+	if !ok {
+		return f.start(ctx, target, source)
+	}
+	v := judgeFailure(f.cfg, failed, want, f.clock.Now())
+	if v.action == actionWait {
+		f.slots.release(podName(target.claim.UID))
+		return f.wait(ctx, target.claim, v.why, v.wait)
+	}
+	if v.fresh {
+		f.starts.forget(target.claim.UID)
+	} else {
+		f.starts.failed(target.claim.UID, failed)
+	}
+	// The next pod may vanish without a trace, and then the failure before it says nothing any more.
+	log.FromContext(ctx).Info("trying again after a failure", "because", v.why)
+	if err := f.remember(ctx, target.prime, ""); err != nil {
+		return err
+	}
+	return f.wait(ctx, target.claim, "the failure to be forgotten", 0)
+}
+
+// remember writes a failure to the prime claim, or removes it. The change of the prime claim wakes the claim.
+func (f *filler) remember(ctx context.Context, prime *corev1.PersistentVolumeClaim, failed string) error {
+	changed := prime.DeepCopy()
+	if failed == "" {
+		delete(changed.Annotations, annotationFailure)
+	} else {
+		if changed.Annotations == nil {
+			changed.Annotations = map[string]string{}
+		}
+		changed.Annotations[annotationFailure] = failed
+	}
+	// Only this prime claim: another one of the same name would not be about the same volume.
+	patch := client.MergeFromWithOptions(prime, client.MergeFromWithOptimisticLock{})
+	if err := f.client.Patch(ctx, changed, patch); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("remember the failure on prime claim %s: %w", prime.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package machinery
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	testclock "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// sync reads the prime claim again, as the library's next sync would, and takes the claim one step further.
+func (b *bench) sync(t *testing.T) {
+	t.Helper()
+	if err := b.client.Get(context.Background(), client.ObjectKeyFromObject(b.target.prime), b.target.prime); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+		t.Fatalf("populate: %v, want waiting", err)
+	}
+}
+
+func TestFailedPodIsRemovedAndRemembered(t *testing.T) {
+	b := newBench(t, nil, interceptor.Funcs{}, endedPod(t, corev1.PodFailed, outcome.PermissionDenied))
+	b.cfg.RecheckAfter = 2 * time.Hour
+	b.clock = testclock.NewFakePassiveClock(noon.Add(time.Hour - time.Second))
+	b.sync(t)
+	if b.currentPod(t) == nil || b.waits[0] != time.Second {
+		t.Fatalf("before its time: pod %v, waits %v; want the pod kept for one more second", b.currentPod(t), b.waits)
+	}
+	b.clock = testclock.NewFakePassiveClock(noon.Add(time.Hour))
+	b.sync(t)
+	if _, ok := rememberedFailure(b.target.prime); ok {
+		t.Fatal("the library's prime claim is not a copy; the test proves nothing")
+	}
+	// The cache has not seen what was written.
+	if err := b.populateOnce(); !errors.Is(err, errWaiting) && err == nil {
+		t.Fatal("populate: no error, want waiting or a conflict")
+	}
+	if b.currentPod(t) == nil {
+		t.Fatal("the pod was removed before its failure was remembered")
+	}
+	b.sync(t)
+	if b.currentPod(t) != nil {
+		t.Fatal("the pod is still there")
+	}
+
+	// Another process takes over.
+	b.starts = newStarts()
+	b.sync(t)
+	if b.currentPod(t) != nil || b.waits[len(b.waits)-1] != safetyNet {
+		t.Fatalf("pod %v, waits %v; want none until the next attempt is due", b.currentPod(t), b.waits)
+	}
+	b.clock = testclock.NewFakePassiveClock(noon.Add(2 * time.Hour))
+	b.sync(t)
+	b.sync(t)
+	pod := b.currentPod(t)
+	if pod == nil || attemptOf(pod) != 2 {
+		t.Fatalf("pod %v, want the second attempt", pod)
+	}
+	if b.target.prime.Annotations[annotationFailure] != "" {
+		t.Error("the failure is still remembered while the next attempt runs")
+	}
+}
+
+// TestTerminalFailureOutlivesItsPod lets the failed pod be removed, restarts the controller, and then removes the cause.
+func TestTerminalFailureOutlivesItsPod(t *testing.T) {
+	w := newWorld(t, fail(t, outcome.ListTooLarge))
+	w.cfg.Shards = 1
+	w.cfg.FailedPodRetention = ptr.To(time.Duration(0))
+	w.startController()
+	w.addRange("range")
+	claim := w.addClaim("claim", "range")
+	w.eventually("the failed pod is gone and remembered", func() bool {
+		prime := w.prime(claim)
+		return prime != nil && prime.Annotations[annotationFailure] != "" && w.pod(claim) == nil
+	})
+	w.fake.SetKubelet(fill(t))
+	w.stop()
+	w.startController()
+	w.touch(claim)
+	w.waitGated("barrier")
+	if w.prime(claim).Annotations[annotationFailure] == "" || w.pod(claim) != nil {
+		t.Fatal("the claim was tried again although nothing had changed")
+	}
+	w.stop()
+	w.cfg.Pod.Image = "populator:other"
+	w.startController()
+	w.waitFilled(claim)
+}
