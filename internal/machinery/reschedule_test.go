@@ -1,0 +1,102 @@
+package machinery
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
+)
+
+// selectNode plays the scheduler (a node) or the provisioner that gives it up ("").
+func (w *world) selectNode(claim *corev1.PersistentVolumeClaim, node string) {
+	w.Helper()
+	patch := client.MergeFrom(claim.DeepCopy())
+	delete(claim.Annotations, annotationSelectedNode)
+	if node != "" {
+		claim.Annotations = map[string]string{annotationSelectedNode: node}
+	}
+	if err := w.c.Patch(w.ctx, claim, patch); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func TestNodeGivenUpByTheProvisioner(t *testing.T) {
+	w := newWorld(t, fill(t))
+	w.fake.SetProvisioning(false)
+	w.startController()
+	w.addRange("range")
+	claim := w.claim("claim", "range")
+	claim.Spec.StorageClassName = ptr.To(fakecluster.ClassLate)
+	w.create(claim)
+	w.selectNode(claim, "node-1")
+	primeOn := func(node string) (prime *corev1.PersistentVolumeClaim) {
+		t.Helper()
+		w.eventually("there is a prime claim for "+node, func() bool {
+			prime = w.prime(claim)
+			return prime != nil && prime.Annotations[annotationSelectedNode] == node
+		})
+		return prime
+	}
+	first := primeOn("node-1")
+	w.selectNode(first, "")
+	w.eventually("the scheduler is asked again and the prime claim is gone", func() bool {
+		return w.get(claim) && claim.Annotations[annotationSelectedNode] == "" && w.prime(claim) == nil
+	})
+	w.selectNode(claim, "node-2")
+	if second := primeOn("node-2"); second.UID == first.UID {
+		t.Error("the prime claim is the same")
+	}
+	w.fake.SetProvisioning(true)
+	w.waitFilled(claim)
+	if claim.Annotations[annotationSelectedNode] != "node-2" {
+		t.Errorf("the claim's node is %q, want node-2", claim.Annotations[annotationSelectedNode])
+	}
+}
+
+func TestRescheduled(t *testing.T) {
+	given := func(p *corev1.PersistentVolumeClaim) { delete(p.Annotations, annotationSelectedNode) }
+	for name, test := range map[string]struct {
+		change func(claim, prime *corev1.PersistentVolumeClaim)
+		want   bool
+	}{
+		"given up":          {func(_, p *corev1.PersistentVolumeClaim) { given(p) }, true},
+		"still wanted":      {func(_, _ *corev1.PersistentVolumeClaim) {}, false},
+		"never had a node":  {func(_, p *corev1.PersistentVolumeClaim) { p.Annotations = nil }, false},
+		"has its volume":    {func(_, p *corev1.PersistentVolumeClaim) { given(p); p.Spec.VolumeName = "pv" }, false},
+		"claim is bound":    {func(c, p *corev1.PersistentVolumeClaim) { given(p); c.Spec.VolumeName = "pv" }, false},
+		"prime claim going": {func(_, p *corev1.PersistentVolumeClaim) { given(p); p.DeletionTimestamp = ptr.To(p.CreationTimestamp) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := sampleTarget()
+			target.prime.Spec.VolumeName = ""
+			target.prime.Annotations = map[string]string{annotationSelectedNode: "node-1"}
+			prime := markPrime(sampleConfig(), target.prime, target.claim)
+			test.change(target.claim, prime)
+			if got := rescheduled(target.claim, prime); got != test.want {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestMarkPrime(t *testing.T) {
+	cfg, target := sampleConfig(), sampleTarget()
+	cfg.PrimeLabels = map[string]string{"team": "storage"}
+	cfg.PrimeAnnotations = map[string]string{"note": "hello", annotationSelectedNode: "elsewhere"}
+	target.prime.Annotations = map[string]string{annotationSelectedNode: "node-1"}
+	prime := markPrime(cfg, target.prime, target.claim)
+	for key, want := range map[string]string{"note": "hello", annotationSelectedNode: "node-1", annotationNode: "node-1"} {
+		if got := prime.Annotations[key]; got != want {
+			t.Errorf("annotation %s is %q, want %q", key, got, want)
+		}
+	}
+	if prime.Labels["team"] != "storage" {
+		t.Errorf("labels %v, want team=storage among them", prime.Labels)
+	}
+	if name, _ := claimOf(prime.Annotations); name != nameOf(target.claim) {
+		t.Errorf("it belongs to %v, want %v", name, nameOf(target.claim))
+	}
+}
