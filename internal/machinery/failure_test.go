@@ -94,3 +94,25 @@ func TestTerminalFailureOutlivesItsPod(t *testing.T) {
 	w.startController()
 	w.waitFilled(claim)
 }
+
+// TestRangeOfAFailedClaimCanBeDeleted deletes the ChangedBlockRange of a claim that failed, after the failed pod is gone, and
+// makes another one of the same name.
+func TestRangeOfAFailedClaimCanBeDeleted(t *testing.T) {
+	w := newWorld(t, fail(t, outcome.ListTooLarge))
+	w.cfg.FailedPodRetention = ptr.To(time.Duration(0))
+	w.startController()
+	cbr := w.addRange("range")
+	claim := w.addClaim("claim", "range")
+	w.eventually("the failed pod is gone and remembered", func() bool {
+		prime := w.prime(claim)
+		return prime != nil && prime.Annotations[annotationFailure] != "" && w.pod(claim) == nil
+	})
+	w.remove(cbr)
+	w.eventually("the range is gone", func() bool { return !w.get(cbr.DeepCopy()) })
+	w.eventually("nothing is left of the population", func() bool {
+		return w.prime(claim) == nil && w.get(claim) && !hasFinalizer(claim)
+	})
+	w.fake.SetKubelet(fill(t))
+	w.addRange("range")
+	w.waitFilled(claim)
+}

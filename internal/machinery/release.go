@@ -2,6 +2,7 @@ package machinery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -46,6 +47,7 @@ func (r *releaser) setup(mgr ctrl.Manager) error {
 	err := ctrl.NewControllerManagedBy(mgr).Named("release").
 		Watches(&corev1.PersistentVolumeClaim{}, toUID(r.uidOfClaim)).
 		Watches(&corev1.Pod{}, toUID(r.uidOfTemporary)).
+		Watches(&v1alpha1.ChangedBlockRange{}, handler.EnqueueRequestsFromMapFunc(r.claimsOfRange)).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up the release controller: %w", err)
@@ -90,7 +92,10 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return reconcile.Result{}, err
 	}
 	if !released(claim, prime) {
-		return reconcile.Result{}, r.reschedule(ctx, claim, prime)
+		if pod == nil && prime != nil {
+			return reconcile.Result{}, errors.Join(r.reschedule(ctx, claim, prime), r.giveUp(ctx, claim, prime))
+		}
+		return reconcile.Result{}, nil
 	}
 	gone, err := r.remove(ctx, uid, pod, prime)
 	if err != nil || !gone {

@@ -14,7 +14,7 @@ import (
 // choose again. It does not know of prime claims, and nothing would ever happen to this one.
 func rescheduled(claim, prime *corev1.PersistentVolumeClaim) bool {
 	return claim != nil && claim.DeletionTimestamp == nil && claim.Spec.VolumeName == "" &&
-		prime != nil && prime.DeletionTimestamp == nil && prime.Spec.VolumeName == "" &&
+		prime.DeletionTimestamp == nil && prime.Spec.VolumeName == "" &&
 		prime.Annotations[annotationNode] != "" && prime.Annotations[annotationSelectedNode] == ""
 }
 

@@ -1,0 +1,69 @@
+package machinery
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// giveUp ends the population of a claim that failed for good, and whose failed pod is removed, when its ChangedBlockRange is
+// being deleted: nothing would ever follow, and the ChangedBlockRange would be kept for as long as the claim exists. The
+// claim waits like one that was never begun, until there is a ChangedBlockRange of that name again.
+//
+// The finalizer goes first: while the claim has it, the library would replace the prime claim.
+func (r *releaser) giveUp(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim) error {
+	failed, ok := rememberedFailure(prime)
+	if !ok || claim.Spec.VolumeName != "" || prime.DeletionTimestamp != nil {
+		return nil
+	}
+	if !hasFinalizer(claim) {
+		// A prime claim with a failure had a claim with the finalizer; it was given up.
+		r.slots.release(podName(claim.UID))
+		r.starts.forget(claim.UID)
+		return deleteExactly(ctx, r.client, prime)
+	}
+	source, ok := sourceOf(claim)
+	if !ok || failed.Reason.Class() != outcome.Terminal {
+		return nil
+	}
+	var cbr v1alpha1.ChangedBlockRange
+	switch err := r.client.Get(ctx, source, &cbr); {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("get ChangedBlockRange %s: %w", source, err)
+	}
+	if cbr.DeletionTimestamp == nil || string(cbr.UID) != failed.SourceUID {
+		return nil
+	}
+	log.FromContext(ctx).Info("giving up a claim that failed, because its ChangedBlockRange is being deleted", "claim", nameOf(claim))
+	return r.removeFinalizer(ctx, claim.DeepCopy())
+}
+
+// claimsOfRange returns the requests of the claims that are filled from a ChangedBlockRange which is being deleted.
+func (r *releaser) claimsOfRange(ctx context.Context, o client.Object) []reconcile.Request {
+	if o.GetDeletionTimestamp() == nil {
+		return nil
+	}
+	var claims corev1.PersistentVolumeClaimList
+	source := client.ObjectKeyFromObject(o).String()
+	if err := r.client.List(ctx, &claims, client.MatchingFields{indexSource: source}); err != nil {
+		// Only a cache that is being stopped fails here.
+		log.FromContext(ctx).Error(err, "cannot look up the claims of a ChangedBlockRange", "changedBlockRange", source)
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range claims.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Name: string(claims.Items[i].UID)}})
+	}
+	return requests
+}
