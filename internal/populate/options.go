@@ -199,22 +199,23 @@ func Run(ctx context.Context, o *Options, stdout io.Writer, log *slog.Logger) (o
 	if o.EndpointDir == "" {
 		endpoint = snapmeta.EndpointFlags(o.Address, o.CAFile, o.ServerName)
 	}
-	stream, err := newFallback(snapmeta.Config{
+	stream, err := snapmeta.New(snapmeta.Config{
 		Request: snapmeta.Request{
-			Namespace:  o.Namespace,
-			Target:     o.Snapshot,
-			BaseHandle: o.BaseSnapshotHandle,
-			MaxResults: int32(o.MaxResults),
+			Namespace:    o.Namespace,
+			Target:       o.Snapshot,
+			BaseHandle:   o.BaseSnapshotHandle,
+			MaxResults:   int32(o.MaxResults),
+			UseAllocated: o.WhenDeltaUnavailable == UseAllocated,
 		},
 		Endpoint: endpoint,
 		Token:    snapmeta.TokenFile(o.TokenFile),
 		Timing:   o.Timing,
 		Log:      log,
-	}, o.WhenDeltaUnavailable == UseAllocated, log)
+	})
 	if err != nil {
 		return outcome.Result{}, outcome.Errorf(outcome.InvalidArguments, "%w", err)
 	}
-	defer func() { stream.Close() }() // of the stream that it has then
+	defer stream.Close()
 	out, err := o.open(stdout)
 	if err != nil {
 		return outcome.Result{}, openError(o.Output, err)
@@ -226,7 +227,7 @@ func Run(ctx context.Context, o *Options, stdout io.Writer, log *slog.Logger) (o
 		listened.report = progress.tell
 	}
 	result, err := run(ctx, stream, out, &listened, log)
-	result.Fallback = stream.why
+	result.Fallback = stream.Fallback()
 	return result, err
 }
 

@@ -2,6 +2,8 @@ package snapmeta
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -51,4 +53,18 @@ func classify(err error) (failure, outcome.Reason) {
 	default:
 		return failRetry, outcome.StreamFailed
 	}
+}
+
+// driverWords returns the gRPC status in err on one line, without what our side of the connection put before it.
+func driverWords(err error) string {
+	var answer interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &answer) {
+		return err.Error()
+	}
+	s := answer.GRPCStatus()
+	words := strings.Join(strings.Fields(s.Message()), " ")
+	if words == "" {
+		return fmt.Sprintf("the driver answered %s", s.Code())
+	}
+	return fmt.Sprintf("the driver answered %s: %s", s.Code(), words)
 }

@@ -48,7 +48,9 @@ type Stream struct {
 	// interrupted is set from a failure that cost a started list its stream, to the next call.
 	interrupted bool
 	resumes     int
-	err         error
+	// fallback is why the allocated blocks are listed although a delta was asked for; empty otherwise.
+	fallback string
+	err      error
 }
 
 // New returns a Stream for cfg. It connects when Next is called first.
@@ -79,6 +81,10 @@ func (s *Stream) Info() Info {
 
 // Resumes returns how often the list was continued by another call after it had been interrupted.
 func (s *Stream) Resumes() int { return s.resumes }
+
+// Fallback returns in a sentence why the allocated blocks are listed although a delta was asked for, in the driver's words;
+// empty as long as what was asked for is listed.
+func (s *Stream) Fallback() string { return s.fallback }
 
 // Next returns the next extents, in ascending order; they are valid until the next call. It returns io.EOF when the list
 // is complete, and otherwise an *outcome.Error. After an error it keeps returning it.
@@ -231,6 +237,7 @@ func (s *Stream) failed(ctx context.Context, err error) error {
 		}
 		s.log.Warn("delta is unavailable, listing the allocated blocks instead", "error", err.Error())
 		s.req.BaseHandle = ""
+		s.fallback = driverWords(err)
 		return nil
 	case failPastEnd:
 		if s.check.end == 0 {
