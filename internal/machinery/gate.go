@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -18,6 +19,8 @@ const (
 	indexSource = "machinery.source"
 	// indexUID maps a UID to the claim, for claims that are filled from a ChangedBlockRange.
 	indexUID = "machinery.uid"
+	// indexClass maps a StorageClass to the claims that are filled from a ChangedBlockRange and name it.
+	indexClass = "machinery.class"
 )
 
 // registerIndexes registers this package's field indexes. Call it before the cache starts.
@@ -32,6 +35,13 @@ func registerIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		indexUID: func(o client.Object) []string {
 			if _, ok := sourceOf(o.(*corev1.PersistentVolumeClaim)); ok {
 				return []string{string(o.GetUID())}
+			}
+			return nil
+		},
+		indexClass: func(o client.Object) []string {
+			claim := o.(*corev1.PersistentVolumeClaim)
+			if _, ok := sourceOf(claim); ok && claim.Spec.StorageClassName != nil {
+				return []string{*claim.Spec.StorageClassName}
 			}
 			return nil
 		},
@@ -50,7 +60,7 @@ type gate struct {
 }
 
 // admit reports whether the library may work on the claim with this key now. What it refuses, a watch brings back:
-// of claims (the library's own), of ChangedBlockRanges (wake.go), or the releaser takes care of it.
+// of claims (the library's own), of ChangedBlockRanges and StorageClasses (wake.go), or the releaser takes care of it.
 func (g *gate) admit(key string) bool {
 	name, ok := parseClaimKey(key)
 	if !ok || name.Namespace == g.namespace {
@@ -66,14 +76,31 @@ func (g *gate) admit(key string) bool {
 		// A claim that is being deleted is the releaser's.
 		return false
 	}
-	if hasFinalizer(&claim) {
+	switch {
+	case claim.Spec.VolumeName != "":
+		// Bound and released: it was filled, or was never ours to fill. The library would report it as finished again.
+		return hasFinalizer(&claim)
+	case !hasFinalizer(&claim):
+		return g.open(ctx, source) && g.classExists(ctx, &claim)
+	default:
+		// What was begun goes on without the StorageClass, except that no other prime claim can be made.
+		return g.classExists(ctx, &claim) || g.primeExists(ctx, claim.UID)
+	}
+}
+
+// classExists reports whether the claim's StorageClass exists. A claim that names none is left to the library.
+func (g *gate) classExists(ctx context.Context, claim *corev1.PersistentVolumeClaim) bool {
+	name := claim.Spec.StorageClassName
+	if name == nil {
 		return true
 	}
-	if claim.Spec.VolumeName != "" {
-		// Bound and released: it was filled, or was never ours to fill. The library would report it as finished again.
-		return false
-	}
-	return g.open(ctx, source)
+	var class storagev1.StorageClass
+	return g.cache.Get(ctx, types.NamespacedName{Name: *name}, &class) == nil
+}
+
+func (g *gate) primeExists(ctx context.Context, claim types.UID) bool {
+	var prime corev1.PersistentVolumeClaim
+	return g.cache.Get(ctx, types.NamespacedName{Namespace: g.namespace, Name: primeName(claim)}, &prime) == nil
 }
 
 // open reports whether a new population from source may begin.

@@ -79,7 +79,7 @@ func (i *injection) fill(factory informers.SharedInformerFactory) {
 		informer toolscache.SharedIndexInformer
 	}{
 		{&corev1.PersistentVolumeClaim{}, &attached{SharedIndexInformer: i.informers.claims, added: i.markRegistered}},
-		{&storagev1.StorageClass{}, &attached{SharedIndexInformer: i.informers.classes, added: i.markRegistered}},
+		{&storagev1.StorageClass{}, &attached{SharedIndexInformer: lastingClasses{i.informers.classes}, added: i.markRegistered}},
 		// With provider functions the library reads volumes from the API server, never from its cache, and pods not at
 		// all; their events would only wake claims that our own watches wake.
 		{&corev1.PersistentVolume{}, newSilentInformer(&corev1.PersistentVolume{})},
@@ -130,3 +130,29 @@ func (silent) RunWithContext(context.Context) {}
 
 // HasSynced implements toolscache.SharedInformer; without it the library would wait for good.
 func (silent) HasSynced() bool { return true }
+
+// lastingClasses is the informer of StorageClasses as the library sees it: a class that is gone seems to exist still. The
+// library looks the class up on every sync and stops without it, although it needs one only to make the prime claim; a
+// volume that was filled when its class was deleted would never be handed over. What does need the class, the gate and
+// the mutator keep from the library.
+type lastingClasses struct {
+	toolscache.SharedIndexInformer
+}
+
+// GetIndexer implements toolscache.SharedIndexInformer.
+func (c lastingClasses) GetIndexer() toolscache.Indexer {
+	return lastingIndexer{c.SharedIndexInformer.GetIndexer()}
+}
+
+type lastingIndexer struct {
+	toolscache.Indexer
+}
+
+// GetByKey implements toolscache.Store.
+func (i lastingIndexer) GetByKey(key string) (any, bool, error) {
+	class, exists, err := i.Indexer.GetByKey(key)
+	if exists || err != nil {
+		return class, exists, err
+	}
+	return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: key}}, true, nil
+}

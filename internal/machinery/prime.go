@@ -26,6 +26,10 @@ func primeMutator(cfg *Config, cache client.Reader) populator.MutatorConfig {
 			if claim == nil {
 				return nil, fmt.Errorf("mark prime claim %s: no claim has this UID", p.PvcPrime.Name)
 			}
+			// The library takes a class that is gone for one that exists; a volume of another kind must not come of it.
+			if gate := (&gate{cache: cache, namespace: cfg.PopulatorNamespace}); !gate.classExists(ctx, claim) {
+				return nil, fmt.Errorf("mark prime claim %s: StorageClass %s does not exist", p.PvcPrime.Name, *claim.Spec.StorageClassName)
+			}
 			return markPrime(cfg, p.PvcPrime, claim), nil
 		},
 	}

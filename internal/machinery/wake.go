@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -15,8 +16,8 @@ import (
 	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 )
 
-// waker wakes claims when something that they may wait for happens. The library itself watches claims, StorageClasses and,
-// once it has seen a claim, its prime claim.
+// waker wakes claims when something that they may wait for happens. The library itself watches claims
+// and, once it has seen a claim, its prime claim.
 type waker struct {
 	informers cache.Informers
 	reader    client.Reader
@@ -45,6 +46,7 @@ func (w *waker) start(ctx context.Context) (stop func(), err error) {
 		{&corev1.PersistentVolumeClaim{}, onAnyEvent(ctx, w.onPrime)},
 		{&v1alpha1.ChangedBlockRange{}, onAnyEvent(ctx, w.onRange)},
 		{&smsv1beta1.SnapshotMetadataService{}, onAnyEvent(ctx, w.onService)},
+		{&storagev1.StorageClass{}, onAnyEvent(ctx, w.onClass)},
 		{&corev1.ResourceQuota{}, w.onPolicy()},
 		{&corev1.LimitRange{}, w.onPolicy()},
 		{&corev1.Namespace{}, w.onPolicy()},
@@ -128,11 +130,19 @@ func (w *waker) onPrime(_ context.Context, o client.Object) {
 
 // onRange wakes the claims of a ChangedBlockRange that was created, resolved, given its finalizer or replaced.
 func (w *waker) onRange(ctx context.Context, o client.Object) {
+	w.wakeIndexed(ctx, indexSource, client.ObjectKeyFromObject(o).String())
+}
+
+// onClass wakes the claims of a StorageClass: those that were not begun, or lost their prime claim, wait for it.
+func (w *waker) onClass(ctx context.Context, o client.Object) {
+	w.wakeIndexed(ctx, indexClass, o.GetName())
+}
+
+func (w *waker) wakeIndexed(ctx context.Context, index, value string) {
 	var claims corev1.PersistentVolumeClaimList
-	source := client.ObjectKeyFromObject(o).String()
-	if err := w.reader.List(ctx, &claims, client.MatchingFields{indexSource: source}); err != nil {
+	if err := w.reader.List(ctx, &claims, client.MatchingFields{index: value}); err != nil {
 		// Only a cache that is being stopped fails here.
-		log.FromContext(ctx).Error(err, "cannot look up the claims of a ChangedBlockRange", "changedBlockRange", source)
+		log.FromContext(ctx).Error(err, "cannot look up claims", "index", index, "value", value)
 		return
 	}
 	for i := range claims.Items {
