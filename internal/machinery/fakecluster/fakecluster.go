@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -86,15 +88,27 @@ func Start(ctx context.Context, c client.WithWatch, kubelet Kubelet) (*Cluster, 
 			cancel()
 			return nil, fmt.Errorf("watch %T: %w", list, err)
 		}
-		go func() {
-			for range w.ResultChan() {
-				f.Poke()
-			}
-		}()
+		go f.follow(ctx, list, w)
 	}
 	go f.run(ctx)
 	f.Poke()
 	return f, nil
+}
+
+// follow pokes at every event. The API server ends a watch whose client is slow; then another one follows.
+func (f *Cluster) follow(ctx context.Context, list client.ObjectList, w watch.Interface) {
+	for ctx.Err() == nil {
+		for range w.ResultChan() {
+			f.Poke()
+		}
+		next, err := f.client.Watch(ctx, list)
+		if err != nil {
+			f.note(ctx, fmt.Errorf("watch %T: %w", list, err))
+			return
+		}
+		w = next
+		f.Poke()
+	}
 }
 
 // Stop stops the parts and returns what went wrong in them.
@@ -204,23 +218,33 @@ func (f *Cluster) step(ctx context.Context) {
 		f.note(ctx, err)
 		return
 	}
-	for i := range s.volumes {
-		f.note(ctx, f.volume(ctx, s, &s.volumes[i]))
-	}
+	act(ctx, f, s.volumes, func(v *corev1.PersistentVolume) error { return f.volume(ctx, s, v) })
 	// In the order of a map, which is random: a rebound volume's old claim may lose it before the new one has it, or after.
-	for _, claim := range s.claims {
-		f.note(ctx, f.claim(ctx, s, claim))
-	}
+	act(ctx, f, slices.Collect(maps.Values(s.claims)), func(c **corev1.PersistentVolumeClaim) error { return f.claim(ctx, s, *c) })
 	running := 0
 	for i := range s.pods {
 		if s.pods[i].Status.Phase != corev1.PodSucceeded && s.pods[i].Status.Phase != corev1.PodFailed {
 			running++
 		}
-		f.note(ctx, f.pod(ctx, s, &s.pods[i]))
 	}
+	act(ctx, f, s.pods, func(p *corev1.Pod) error { return f.pod(ctx, s, p) })
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.most = max(f.most, running)
+}
+
+// act looks after many objects, several at once: hundreds of claims are not to wait for each other.
+func act[T any](ctx context.Context, f *Cluster, objects []T, do func(*T) error) {
+	const atOnce = 16
+	var all sync.WaitGroup
+	for start := range min(atOnce, len(objects)) {
+		all.Go(func() {
+			for i := start; i < len(objects); i += atOnce {
+				f.note(ctx, do(&objects[i]))
+			}
+		})
+	}
+	all.Wait()
 }
 
 func (f *Cluster) look(ctx context.Context) (*state, error) {
