@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -21,8 +22,7 @@ func parse(args []string, env func(string) string, output io.Writer) (*options, 
 	if o.configFile != "" && !o.showVersion {
 		loaded, err := config.Load(o.configFile)
 		if err != nil {
-			fmt.Fprintln(output, err)
-			return nil, err
+			return nil, report(output, err)
 		}
 		// Once more, for the flags that are given to replace what is in the file.
 		o = &options{config: loaded}
@@ -37,11 +37,12 @@ func parse(args []string, env func(string) string, output io.Writer) (*options, 
 	if o.showVersion {
 		return o, nil
 	}
-	if errs := c.Validate(); len(errs) > 0 {
-		for _, err := range errs {
-			fmt.Fprintln(output, err)
-		}
-		return nil, errs.ToAggregate()
+	var errs []error
+	for _, err := range c.Validate() {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return nil, report(output, errors.Join(errs...))
 	}
 	return o, nil
 }
@@ -68,9 +69,15 @@ func (o *options) parseFlags(args []string, env func(string) string, output io.W
 		return err
 	}
 	if fs.NArg() > 0 {
-		err := fmt.Errorf("unexpected argument %q", fs.Arg(0))
-		fmt.Fprintln(output, err)
-		return err
+		return report(output, fmt.Errorf("unexpected argument %q", fs.Arg(0)))
 	}
 	return nil
+}
+
+// report writes err to output, as the flag package does with its own errors, and returns it.
+func report(output io.Writer, err error) error {
+	if _, failed := fmt.Fprintln(output, err); failed != nil {
+		return errors.Join(err, failed)
+	}
+	return err
 }

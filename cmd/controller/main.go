@@ -3,15 +3,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"runtime/debug"
 
 	"github.com/go-logr/logr"
+	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/errors"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -24,7 +25,6 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/config"
 	"github.com/cbt-populator/cbt-populator/internal/controller"
 	"github.com/cbt-populator/cbt-populator/internal/machinery"
-	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 )
 
 // leaseName is the lease for which the replicas compete, in the populator namespace.
@@ -41,7 +41,7 @@ type options struct {
 func main() {
 	opts, err := parse(os.Args[1:], os.Getenv, os.Stderr)
 	switch {
-	case err == flag.ErrHelp:
+	case errors.Is(err, flag.ErrHelp):
 		return
 	case err != nil:
 		os.Exit(2)
@@ -59,10 +59,10 @@ func main() {
 
 func run(ctx context.Context, o *options) error {
 	scheme := runtime.NewScheme()
-	if err := errors.NewAggregate([]error{
+	if err := errors.Join(
 		clientgoscheme.AddToScheme(scheme), snapshotv1.AddToScheme(scheme),
 		smsv1beta1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme),
-	}); err != nil {
+	); err != nil {
 		return fmt.Errorf("build scheme: %w", err)
 	}
 	fill := o.config.Machinery()
@@ -89,12 +89,12 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return fmt.Errorf("make manager: %w", err)
 	}
-	if err := errors.NewAggregate([]error{
+	if err := errors.Join(
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("ping", healthz.Ping),
 		controller.Setup(mgr, controller.Config{PopulatorNamespace: fill.PopulatorNamespace}),
 		machinery.Setup(mgr, fill),
-	}); err != nil {
+	); err != nil {
 		return err
 	}
 	o.logger.Info("starting", "version", version(), "populatorNamespace", fill.PopulatorNamespace, "image", fill.Pod.Image)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -23,7 +24,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -33,7 +33,6 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
-	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 )
 
 const (
@@ -79,6 +78,50 @@ func TestParse(t *testing.T) {
 			}
 			if m := o.config.Machinery(); m.MaxConcurrentPerDriver != m.MaxConcurrent {
 				t.Errorf("bound per driver %d, want %d", m.MaxConcurrentPerDriver, m.MaxConcurrent)
+			}
+		})
+	}
+}
+
+func TestParseFile(t *testing.T) {
+	const head = "apiVersion: config.cbt.storage.k8s.io/v1alpha1\nkind: ControllerConfiguration\n"
+	env := func(name string) string {
+		return map[string]string{"POPULATOR_IMAGE": "image:env", "POD_NAMESPACE": "from-env"}[name]
+	}
+	for _, test := range []struct {
+		name, file string
+		args       []string
+		bad        []string
+	}{
+		{"file beats environment", "populator: {image: 'image:file'}\nconcurrency: {total: 7}\n", nil, nil},
+		{"flag beats file", "populator: {image: 'image:other'}\nconcurrency: {total: 99}\n",
+			[]string{"--populator-image=image:file", "--max-concurrent-populations=7"}, nil},
+		{"a flag mends the file", "populator: {image: 'image:file'}\nconcurrency: {total: -1}\n", []string{"--max-concurrent-populations=7"}, nil},
+		{"all bad values", "concurrency: {total: -1}\nretry: {baseDelay: soon}\n", []string{"--library-shards=0"},
+			[]string{"concurrency.total", "retry.baseDelay", "library.shards"}},
+		{"all unknown fields", "concurency: {}\nretry: {base: 1s}\n", nil, []string{"concurency", "retry.base", "controller.yaml"}},
+		{"argument", "", []string{"stray"}, []string{"stray"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "controller.yaml")
+			if err := os.WriteFile(path, []byte(head+test.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			o, err := parse(append([]string{"--config=" + path}, test.args...), env, &out)
+			if (err != nil) != (test.bad != nil) {
+				t.Fatalf("error %v, output %s", err, out.String())
+			}
+			for _, want := range test.bad {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the output does not name %s:\n%s", want, out.String())
+				}
+			}
+			if err != nil {
+				return
+			}
+			if m := o.config.Machinery(); m.Pod.Image != "image:file" || m.MaxConcurrent != 7 || m.PopulatorNamespace != "from-env" {
+				t.Errorf("image %q, %d at once, namespace %q", m.Pod.Image, m.MaxConcurrent, m.PopulatorNamespace)
 			}
 		})
 	}
@@ -222,7 +265,7 @@ func serviceAccountConfig(t *testing.T, server *apiserver.Server) string {
 		user.ImpersonateGroups = []string{"system:serviceaccounts", "system:authenticated"}
 	}
 	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := clientcmd.WriteToFile(clientcmdapi.Config(*config), path); err != nil {
+	if err := clientcmd.WriteToFile(*config, path); err != nil {
 		t.Fatal(err)
 	}
 	return path

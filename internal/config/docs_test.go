@@ -70,6 +70,7 @@ func shown(v any) string {
 		}
 	case reflect.String:
 		return cmp.Or(r.String(), "none")
+	default:
 	}
 	data, err := json.Marshal(v)
 	if err != nil {
