@@ -33,23 +33,23 @@ func mustHold(seen *observation, found resolution, tries []attempt) bool {
 	deleting := !seen.cbr.DeletionTimestamp.IsZero()
 	return slices.ContainsFunc(seen.claims, func(claim corev1.PersistentVolumeClaim) bool {
 		if deleting {
-			return started(&claim) && !stuck(&claim, found, tries)
+			return started(&claim) && !stuck(&claim, seen.classless[claim.UID], found, tries)
 		}
 		return started(&claim) || waiting(&claim)
 	})
 }
 
-// stuck reports whether a claim that nothing runs for can only go on after somebody changes something. tries are all
-// recorded.
-func stuck(claim *corev1.PersistentVolumeClaim, found resolution, tries []attempt) bool {
+// stuck reports whether a claim that nothing runs for can only go on after somebody changes something. classless says that its
+// StorageClass does not exist; tries are all recorded.
+func stuck(claim *corev1.PersistentVolumeClaim, classless bool, found resolution, tries []attempt) bool {
 	if !waiting(claim) {
 		return false
 	}
 	ofClaim := func(a *attempt) bool { return a.pod.Labels[v1alpha1.LabelClaimUID] == string(claim.UID) }
 	if a := last(tries, ofClaim); a != nil {
-		return a.terminal() || (!a.succeeded() && !found.ok())
+		return a.terminal() || (!a.succeeded() && (classless || !found.ok()))
 	}
-	return !found.ok()
+	return classless || !found.ok()
 }
 
 func countBound(claims []corev1.PersistentVolumeClaim) int32 {

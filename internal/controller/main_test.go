@@ -18,6 +18,7 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -49,7 +50,7 @@ func TestMain(m *testing.M) {
 func testScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, eventsv1.AddToScheme, v1alpha1.AddToScheme, snapshotv1.AddToScheme, metadatav1.AddToScheme,
+		corev1.AddToScheme, storagev1.AddToScheme, eventsv1.AddToScheme, v1alpha1.AddToScheme, snapshotv1.AddToScheme, metadatav1.AddToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}

@@ -7,6 +7,7 @@ import (
 	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,6 +26,8 @@ type observation struct {
 	services map[string]bool
 	// claims refer to cbr.
 	claims []corev1.PersistentVolumeClaim
+	// classless has the claims whose StorageClass does not exist. Only a ChangedBlockRange that is being deleted asks.
+	classless map[types.UID]bool
 	// pods read from cbr.
 	pods []corev1.Pod
 	// progress is what those of the pods that run said last, by UID.
@@ -67,6 +70,11 @@ func (r *reconciler) observe(ctx context.Context, cbr *v1alpha1.ChangedBlockRang
 		return nil, fmt.Errorf("list claims that refer to ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
 	}
 	seen.claims = claims.Items
+	if !cbr.DeletionTimestamp.IsZero() {
+		if seen.classless, err = r.findClassless(ctx, claims.Items); err != nil {
+			return nil, err
+		}
+	}
 	var pods corev1.PodList
 	if err := r.client.List(ctx, &pods, client.InNamespace(r.config.PopulatorNamespace), client.MatchingFields{indexPopulates: string(cbr.UID)}); err != nil {
 		return nil, fmt.Errorf("list populator pods of ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
@@ -74,6 +82,23 @@ func (r *reconciler) observe(ctx context.Context, cbr *v1alpha1.ChangedBlockRang
 	seen.pods = pods.Items
 	seen.progress = r.progress.of(seen.pods)
 	return seen, nil
+}
+
+// findClassless returns the UIDs of those claims whose StorageClass does not exist.
+func (r *reconciler) findClassless(ctx context.Context, claims []corev1.PersistentVolumeClaim) (map[types.UID]bool, error) {
+	classless := map[types.UID]bool{}
+	for i := range claims {
+		name := claims[i].Spec.StorageClassName
+		if name == nil {
+			continue
+		}
+		exists, err := r.read(ctx, client.ObjectKey{Name: *name}, &storagev1.StorageClass{})
+		if err != nil {
+			return nil, err
+		}
+		classless[claims[i].UID] = !exists
+	}
+	return classless, nil
 }
 
 func (r *reconciler) readSnapshot(ctx context.Context, namespace, name string) (*snapshot, error) {

@@ -29,6 +29,7 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -49,6 +50,7 @@ import (
 // +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=snapshotmetadataservices,verbs=get;list;watch
 // +kubebuilder:rbac:groups=snapshot.storage.k8s.io,resources=volumesnapshots;volumesnapshotcontents,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
+// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=pods,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
@@ -123,6 +125,7 @@ func Setup(mgr ctrl.Manager, config Config) error {
 		Watches(&metadatav1.SnapshotMetadataService{}, handler.EnqueueRequestsFromMapFunc(w.forService), builder.WithPredicates(onChange(serviceFacts))).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(w.forClaim), builder.WithPredicates(onChange(claimFacts))).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(w.forPod), builder.WithPredicates(onChange(podFacts))).
+		Watches(&storagev1.StorageClass{}, handler.EnqueueRequestsFromMapFunc(w.forClass), builder.WithPredicates(onChange(classFacts))).
 		WatchesRawSource(source.Channel(news, &handler.EnqueueRequestForObject{})).
 		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: config.MaxConcurrentReconciles}).
 		Complete(r)

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
@@ -226,6 +227,16 @@ func TestMustHold(t *testing.T) {
 			o.claims, o.pods = []corev1.PersistentVolumeClaim{aClaim("a", isStarted)}, []corev1.Pod{recordedFailure(outcome.StreamFailed)}
 			gone(o.from)
 		}, true, false},
+		"a claim that lost its storage class before its pod": {func(o *observation) {
+			o.claims = []corev1.PersistentVolumeClaim{aClaim("a", isStarted)}
+			o.classless = map[types.UID]bool{o.claims[0].UID: true}
+		}, true, false},
+		"a claim that lost its storage class after its list was written": {func(o *observation) {
+			pod := aPod("a", ended(t, late, threeBlocks()))
+			pod.Annotations[v1alpha1.AnnotationResultRecorded] = "true"
+			o.claims, o.pods = []corev1.PersistentVolumeClaim{aClaim("a", isStarted)}, []corev1.Pod{pod}
+			o.classless = map[types.UID]bool{o.claims[0].UID: true}
+		}, true, true},
 		"a claim that lost its snapshot before its pod": {func(o *observation) {
 			o.claims = []corev1.PersistentVolumeClaim{aClaim("a", isStarted)}
 			gone(o.from)

@@ -8,6 +8,7 @@ import (
 	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -137,6 +138,22 @@ func (w watches) forClaim(_ context.Context, object client.Object) []reconcile.R
 	return requests
 }
 
+// forClass wakes those that are being deleted: a claim whose StorageClass goes does not keep them.
+func (w watches) forClass(ctx context.Context, _ client.Object) []reconcile.Request {
+	var found v1alpha1.ChangedBlockRangeList
+	if err := w.List(ctx, &found); err != nil {
+		log.FromContext(ctx).Error(err, "list changed block ranges")
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range found.Items {
+		if cbr := &found.Items[i]; !cbr.DeletionTimestamp.IsZero() {
+			requests = append(requests, request(cbr.Namespace, cbr.Name))
+		}
+	}
+	return requests
+}
+
 func (w watches) forPod(_ context.Context, object client.Object) []reconcile.Request {
 	namespace, name, found := strings.Cut(object.GetAnnotations()[v1alpha1.AnnotationChangedBlockRange], "/")
 	if !found {
@@ -197,6 +214,9 @@ func contentFacts(c *snapshotv1.VolumeSnapshotContent) any {
 
 // serviceFacts is nothing: only that the service exists matters here. Its address and certificates are the machinery's.
 func serviceFacts(*metadatav1.SnapshotMetadataService) any { return nil }
+
+// classFacts is nothing: only that the class exists matters here.
+func classFacts(*storagev1.StorageClass) any { return nil }
 
 func claimFacts(c *corev1.PersistentVolumeClaim) any {
 	type facts struct {

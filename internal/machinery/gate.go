@@ -77,6 +77,9 @@ func (g *gate) admit(key string) bool {
 		return false
 	}
 	switch {
+	case !g.exists(ctx, source):
+		// What was begun is the releaser's, which makes it undone.
+		return false
 	case claim.Spec.VolumeName != "":
 		// Bound and released: it was filled, or was never ours to fill. The library would report it as finished again.
 		return hasFinalizer(&claim)
@@ -101,6 +104,11 @@ func (g *gate) classExists(ctx context.Context, claim *corev1.PersistentVolumeCl
 func (g *gate) primeExists(ctx context.Context, claim types.UID) bool {
 	var prime corev1.PersistentVolumeClaim
 	return g.cache.Get(ctx, types.NamespacedName{Namespace: g.namespace, Name: primeName(claim)}, &prime) == nil
+}
+
+func (g *gate) exists(ctx context.Context, source types.NamespacedName) bool {
+	var cbr v1alpha1.ChangedBlockRange
+	return g.cache.Get(ctx, source, &cbr) == nil
 }
 
 // open reports whether a new population from source may begin.

@@ -8,7 +8,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -49,11 +51,39 @@ func (r *releaser) giveUp(ctx context.Context, claim, prime *corev1.PersistentVo
 	return r.removeFinalizer(ctx, claim.DeepCopy())
 }
 
-// claimsOfRange returns the requests of the claims that are filled from a ChangedBlockRange which is being deleted.
-func (r *releaser) claimsOfRange(ctx context.Context, o client.Object) []reconcile.Request {
-	if o.GetDeletionTimestamp() == nil {
-		return nil
+// abandoned reports whether the ChangedBlockRange of a claim is gone although there are temporary objects of the claim. Nobody
+// knows whether it comes back, and the library does nothing about a claim without it, not even clean up; so the claim
+// becomes one that was never begun. A volume that was handed over stays the claim's. That it is gone is not believed
+// of the cache alone.
+func (r *releaser) abandoned(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, prime *corev1.PersistentVolumeClaim) (bool, error) {
+	source, ok := sourceOf(claim)
+	if !ok || (pod == nil && prime == nil && !hasFinalizer(claim)) {
+		return false, nil
 	}
+	for _, reader := range []client.Reader{r.client, r.live} {
+		var cbr v1alpha1.ChangedBlockRange
+		switch err := reader.Get(ctx, source, &cbr); {
+		case err == nil:
+			return false, nil
+		case !apierrors.IsNotFound(err):
+			return false, fmt.Errorf("get ChangedBlockRange %s: %w", source, err)
+		}
+	}
+	return true, nil
+}
+
+// ending lets pass that an object is being deleted or gone.
+func ending() predicate.Predicate {
+	deleting := func(o client.Object) bool { return o.GetDeletionTimestamp() != nil }
+	return predicate.Funcs{
+		CreateFunc:  func(e event.CreateEvent) bool { return deleting(e.Object) },
+		UpdateFunc:  func(e event.UpdateEvent) bool { return deleting(e.ObjectNew) },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// claimsOfRange returns the requests of the claims that are filled from a ChangedBlockRange which is being deleted or gone.
+func (r *releaser) claimsOfRange(ctx context.Context, o client.Object) []reconcile.Request {
 	var claims corev1.PersistentVolumeClaimList
 	source := client.ObjectKeyFromObject(o).String()
 	if err := r.client.List(ctx, &claims, client.MatchingFields{indexSource: source}); err != nil {

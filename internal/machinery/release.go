@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -47,7 +48,7 @@ func (r *releaser) setup(mgr ctrl.Manager) error {
 	err := ctrl.NewControllerManagedBy(mgr).Named("release").
 		Watches(&corev1.PersistentVolumeClaim{}, toUID(r.uidOfClaim)).
 		Watches(&corev1.Pod{}, toUID(r.uidOfTemporary)).
-		Watches(&v1alpha1.ChangedBlockRange{}, handler.EnqueueRequestsFromMapFunc(r.claimsOfRange)).
+		Watches(&v1alpha1.ChangedBlockRange{}, handler.EnqueueRequestsFromMapFunc(r.claimsOfRange), builder.WithPredicates(ending())).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up the release controller: %w", err)
@@ -91,7 +92,13 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if !released(claim, prime) {
+	release := released(claim, prime)
+	if !release {
+		if release, err = r.abandoned(ctx, claim, pod, prime); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	if !release {
 		if pod == nil && prime != nil {
 			return reconcile.Result{}, errors.Join(r.reschedule(ctx, claim, prime), r.giveUp(ctx, claim, prime))
 		}
@@ -102,7 +109,7 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		// The end of what is being deleted wakes us.
 		return reconcile.Result{}, err
 	}
-	if claim == nil || claim.DeletionTimestamp == nil {
+	if claim == nil {
 		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{}, r.removeFinalizer(ctx, claim)
