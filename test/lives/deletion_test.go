@@ -93,6 +93,15 @@ func pairs() []deletions {
 	return slices.DeleteFunc(all, func(d deletions) bool { return !d.possible() })
 }
 
+// onceWrong are pairs that hung or left something behind before.
+func onceWrong() []deletions {
+	var all []deletions
+	for _, v := range []victim{theFrom, theTo, theClass, theService} {
+		all = append(all, deletions{provisioning, []victim{theRange, v}}, deletions{provisioning, []victim{v, theRange}})
+	}
+	return all
+}
+
 // sample returns n of all, or all if n is negative.
 func sample(r *rand.Rand, all []deletions, n int) []deletions {
 	if n < 0 || n > len(all) {
@@ -105,7 +114,7 @@ func sample(r *rand.Rand, all []deletions, n int) []deletions {
 // TestDeletions deletes everything that can be deleted, alone and in pairs, at each step of a claim's life.
 func TestDeletions(t *testing.T) {
 	w := newWorld(t)
-	cases := append(singles(), sample(newRandom(t), pairs(), *pairsFlag)...)
+	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs(), *pairsFlag))
 	w.startController()
 	w.each(w.livesFor(cases), func(l *life) error { return l.dieAndComeBack(func(bool) {}) })
 	w.checkNothingLeft()
@@ -115,7 +124,7 @@ func TestDeletions(t *testing.T) {
 // deleted is deleted while none runs.
 func TestDeletionsWithRestarts(t *testing.T) {
 	w := newWorld(t)
-	cases := append(singles(), sample(newRandom(t), pairs(), *pairsFlag)...)
+	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs(), *pairsFlag))
 	w.startController()
 	for batch := range slices.Chunk(w.livesFor(cases), atOnce) {
 		crew := w.newCrew(len(batch))

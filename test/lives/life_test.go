@@ -67,7 +67,9 @@ func (l *life) let(s stage) {
 	l.mu.Lock()
 	l.stage = s
 	l.mu.Unlock()
-	l.fake.Poke()
+	if l.fake != nil {
+		l.fake.Poke()
+	}
 }
 
 func (l *life) wake() {

@@ -54,7 +54,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	server := apiserver.Shared(t)
 	w := &world{
-		T: t, config: rest.CopyConfig(server.Config), scheme: newScheme(t), lives: map[string]*life{},
+		T: t, config: unlimited(server.Config), scheme: newScheme(t), lives: map[string]*life{},
 		cfg: machinery.Config{
 			PopulatorNamespace: fmt.Sprintf("populator-%d", worlds.Add(1)),
 			Kubeconfig:         server.Kubeconfig,
@@ -65,7 +65,6 @@ func newWorld(t *testing.T) *world {
 			Pod:                machinery.PodConfig{Image: "populator:test"},
 		},
 	}
-	w.config.QPS = -1
 	var err error
 	if w.c, err = client.NewWithWatch(w.config, client.Options{Scheme: w.scheme}); err != nil {
 		t.Fatal(err)
@@ -91,6 +90,13 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	return w
+}
+
+// unlimited is config without a limit of the client's own.
+func unlimited(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.QPS = -1
+	return config
 }
 
 func newScheme(t *testing.T) *runtime.Scheme {

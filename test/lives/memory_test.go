@@ -1,0 +1,191 @@
+package lives
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cbt-populator/cbt-populator/test/apiserver"
+)
+
+var unrelatedFlag = flag.Int("unrelated", 300, "number of claims and of pods in the cluster that TestMemory measures, which have nothing to do with the controller")
+
+// maxMemory bounds the controller's resident memory in bytes, at its peak.
+const maxMemory = 150 << 20
+
+// TestMemory measures the controller's program in a cluster with many claims and pods that do not concern it.
+// docs/controller.md has the figure for 10,000 of each (-unrelated 10000).
+func TestMemory(t *testing.T) {
+	server := apiserver.Shared(t)
+	w := &world{T: t, scheme: newScheme(t), config: server.Config, lives: map[string]*life{}}
+	w.cfg.PopulatorNamespace = "populator-memory"
+	var err error
+	if w.c, err = client.NewWithWatch(unlimited(server.Config), client.Options{Scheme: w.scheme}); err != nil {
+		t.Fatal(err)
+	}
+	w.crowd(*unrelatedFlag)
+
+	program := filepath.Join(t.TempDir(), "controller")
+	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/controller").CombinedOutput(); err != nil {
+		t.Fatalf("build the controller: %v\n%s", err, out)
+	}
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "--populator-image=populator:test", "--populator-namespace="+w.cfg.PopulatorNamespace,
+		"--kubeconfig="+server.Kubeconfig, "--leader-elect=false", "--health-probe-bind-address=127.0.0.1:0", "--metrics-bind-address=0")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// A claim of ours gets its prime claim: every cache is filled and every queue has been gone through.
+	l := w.newLife(deletions{at: provisioning})
+	if err := l.begin(provisioning); err != nil {
+		t.Error(err)
+	}
+	w.waitForPrime(l)
+	peak, now := residentBytes(t, cmd.Process.Pid)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		said, readErr := os.ReadFile(log.Name())
+		t.Errorf("the controller: %v (%v)\n%s", err, readErr, said)
+	}
+	if err := log.Close(); err != nil {
+		t.Error(err)
+	}
+	fmt.Printf("%s: %d claims and %d pods: %.0f MiB resident, %.0f MiB at the peak\n",
+		t.Name(), *unrelatedFlag, *unrelatedFlag, float64(now)/(1<<20), float64(peak)/(1<<20))
+	if peak > maxMemory {
+		t.Errorf("the controller took %d bytes, the bound is %d", peak, maxMemory)
+	}
+}
+
+// crowd creates n claims and n pods as an application's administrator would.
+func (w *world) crowd(n int) {
+	w.Helper()
+	for _, name := range []string{"crowd", w.cfg.PopulatorNamespace} {
+		if err := w.c.Create(w.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			w.Fatal(err)
+		}
+	}
+	const writers = 16
+	var all sync.WaitGroup
+	for start := range writers {
+		all.Go(func() {
+			for i := start; i < n; i += writers {
+				meta := metav1.ObjectMeta{
+					Namespace: "crowd", Name: fmt.Sprintf("data-application-%d", i),
+					Labels: map[string]string{
+						"app.kubernetes.io/name": "application", "app.kubernetes.io/instance": fmt.Sprintf("application-%d", i),
+						"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": "application-1.2.3",
+					},
+					Annotations: map[string]string{
+						"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 1000),
+						"volume.kubernetes.io/storage-provisioner":         "csi.example.com",
+						"pv.kubernetes.io/bind-completed":                  "yes",
+						"pv.kubernetes.io/bound-by-controller":             "yes",
+					},
+				}
+				for _, o := range []client.Object{strangeClaim(meta), strangePod(meta)} {
+					if err := w.c.Create(w.Context(), o); err != nil {
+						w.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func strangeClaim(meta metav1.ObjectMeta) *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{
+		ObjectMeta: meta,
+		Spec: corev1.PersistentVolumeClaimSpec{
+			StorageClassName: ptr.To("standard"),
+			VolumeName:       "pvc-" + meta.Name,
+			AccessModes:      []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources:        corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("10Gi")}},
+		},
+	}
+}
+
+func strangePod(meta metav1.ObjectMeta) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: meta,
+		Spec: corev1.PodSpec{
+			Containers: []corev1.Container{{
+				Name: "application", Image: "registry.example/application:1.2.3",
+				Env:          []corev1.EnvVar{{Name: "A", Value: strings.Repeat("y", 500)}},
+				VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}},
+			}},
+			Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: meta.Name},
+			}}},
+		},
+	}
+}
+
+// waitForPrime waits until there is a prime claim for the life's claim.
+func (w *world) waitForPrime(l *life) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), 2*time.Minute)
+	defer cancel()
+	claims, err := w.c.Watch(ctx, &corev1.PersistentVolumeClaimList{}, client.InNamespace(w.cfg.PopulatorNamespace))
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer claims.Stop()
+	for range claims.ResultChan() {
+		return
+	}
+	w.Errorf("%s: no prime claim within two minutes", l)
+}
+
+// residentBytes returns the resident memory of a process, at its peak and now (proc_pid_status(5)).
+func residentBytes(t *testing.T, pid int) (peak, now int64) {
+	t.Helper()
+	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := file.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), ":")
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		switch {
+		case err != nil:
+		case name == "VmHWM":
+			peak = kib << 10
+		case name == "VmRSS":
+			now = kib << 10
+		}
+	}
+	if peak == 0 || now == 0 {
+		t.Fatalf("process %d tells nothing about its memory", pid)
+	}
+	return peak, now
+}
