@@ -39,7 +39,7 @@ test: $(BIN)/cluster ## Every test that needs no cluster node, with -race (sets 
 
 .PHONY: e2e
 e2e: cluster-up deploy-local ## Every scenario on the real local cluster
-	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) go test -tags e2e -count 1 -timeout 40m -parallel 4 ./test/e2e/... $(E2E_FLAGS)
+	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) go test -tags e2e -count 1 -timeout 40m -parallel 8 ./test/e2e/... $(E2E_FLAGS)
 
 ##@ The local cluster
 
