@@ -8,5 +8,5 @@
 // does not touch the others. Nobody sleeps: a check is repeated when an object of its claim changes, until a deadline.
 //
 //	go test -race ./test/lives -seed 42        the same random choices again
-//	go test ./test/lives -run Memory -unrelated 10000
+//	go test -race ./test/lives -pairs -1       every pair of deletions, not a sample
 package lives

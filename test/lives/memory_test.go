@@ -24,15 +24,15 @@ import (
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
 )
 
-var unrelatedFlag = flag.Int("unrelated", 300, "number of claims and of pods in the cluster that TestMemory measures, which have nothing to do with the controller")
+var unrelatedFlag = flag.Int("unrelated", 10000, "number of claims and of pods in the cluster that TestMemory measures, which have nothing to do with the controller")
 
 // maxMemory bounds the controller's resident memory in bytes, at its peak.
 const maxMemory = 150 << 20
 
-// TestMemory measures the controller's program in a cluster with many claims and pods that do not concern it.
-// docs/controller.md has the figure for 10,000 of each (-unrelated 10000).
+// TestMemory measures the controller's program in a cluster with many claims and pods that do not concern it. They are on a
+// server of their own, because every other test would have to list them.
 func TestMemory(t *testing.T) {
-	server := apiserver.Shared(t)
+	server := apiserver.Start(t)
 	w := &world{T: t, scheme: newScheme(t), config: server.Config, lives: map[string]*life{}}
 	w.cfg.PopulatorNamespace = "populator-memory"
 	var err error

@@ -147,7 +147,7 @@ func (c *chaos) create(l *life, v victim) error {
 }
 
 func (c *chaos) deleteSomething(l *life) error {
-	mortal := []victim{theClaim, theRange, theFrom, theTo, thePod, thePrime, theClass, theService}
+	mortal := []victim{theClaim, theClaim, theClaim, theRange, theFrom, theTo, thePod, thePrime, theClass, theService}
 	return l.lose(mortal[c.IntN(len(mortal))])
 }
 
