@@ -92,8 +92,8 @@ func run(ctx context.Context, o *options) error {
 	if err := errors.Join(
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("ping", healthz.Ping),
-		controller.Setup(mgr, controller.Config{PopulatorNamespace: fill.PopulatorNamespace}),
-		machinery.Setup(mgr, fill),
+		controller.Setup(mgr, controller.Config{PopulatorNamespace: fill.PopulatorNamespace}), //nolint:contextcheck // set up before there is anything to cancel
+		machinery.Setup(mgr, fill),                                                            //nolint:contextcheck // set up before there is anything to cancel
 	); err != nil {
 		return err
 	}

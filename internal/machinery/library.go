@@ -102,7 +102,7 @@ func (l *library) Start(ctx context.Context) error {
 			err = errors.New("lib-volume-populator ended by itself")
 		}
 	}
-	return errors.Join(err, stopAll(logger, running, signals))
+	return errors.Join(err, stopAll(logger, running, signals)) //nolint:contextcheck // ctx has ended; stopping has a deadline of its own
 }
 
 // stopAll ends all instances: first no new syncs, then the end of those that run, then the instances.

@@ -6,13 +6,13 @@ import (
 	"strconv"
 	"strings"
 
+	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
-	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 )
 
 // Paths inside the populator pod.
