@@ -32,8 +32,9 @@ func (d deletions) possible() bool {
 		return !has(thePod) && !has(thePrime)
 	case provisioning:
 		return !has(thePod)
+	default:
+		return true
 	}
-	return true
 }
 
 // end is how a claim may end.

@@ -22,7 +22,7 @@ const deadline = 30 * time.Second
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of the random choices; 0: another one each time")
-	pairsFlag = flag.Int("pairs", 50, "number of pairs of deletions to try, chosen at random; -1: all")
+	pairsFlag = flag.Int("pairs", 20, "number of pairs of deletions to try, chosen at random; -1: all")
 )
 
 func TestMain(m *testing.M) {

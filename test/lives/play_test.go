@@ -67,11 +67,12 @@ func flagsOf(pod *corev1.Pod) map[string]string {
 
 // listOf stands for the digest of the list that a populator with these flags writes.
 func listOf(flags map[string]string) string {
-	h := sha256.New()
+	var asked strings.Builder
 	for _, name := range []string{"namespace", "snapshot", "snapshot-handle", "base-snapshot", "base-snapshot-handle", "driver", "format", "granularity-bytes"} {
-		fmt.Fprintf(h, "%s=%s\n", name, flags[name])
+		asked.WriteString(name + "=" + flags[name] + "\n")
 	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+	sum := sha256.Sum256([]byte(asked.String()))
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // expectedList is the same, from what a ChangedBlockRange asks for and the names that the test gave to handles.

@@ -142,6 +142,8 @@ func (c *chaos) create(l *life, v victim) error {
 			return fmt.Errorf("create range: %w", err)
 		}
 		c.asked[l] = append(c.asked[l], expectedList(l.newRange(), l.driver()))
+	default:
+		// Nothing else decides which list is written.
 	}
 	return l.give(v)
 }
