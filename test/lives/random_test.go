@@ -23,8 +23,8 @@ type chaos struct {
 	*rand.Rand
 	w     *world
 	lives []*life
-	// draw is held while random numbers are drawn.
-	draw sync.Mutex
+	// mu guards the random numbers and asked while lives recover at the same time.
+	mu sync.Mutex
 	// asked has the lists that the ChangedBlockRanges of a life asked for since its claim was created.
 	asked map[*life][]string
 	// log has what was done to each life, for a failed check.
@@ -225,9 +225,9 @@ func (c *chaos) recover(l *life) error {
 	if l.look().cbr == nil {
 		l.lost = append(l.lost, theRange)
 	}
-	c.draw.Lock()
+	c.mu.Lock()
 	err := c.repair(l)
-	c.draw.Unlock()
+	c.mu.Unlock()
 	if err != nil {
 		return fail(err)
 	}
@@ -243,7 +243,10 @@ func (c *chaos) recover(l *life) error {
 		return fail(err)
 	}
 	if claim := l.look().claim; claim != nil {
-		if err := l.checkData(claim, c.asked[l]...); err != nil {
+		c.mu.Lock()
+		asked := c.asked[l]
+		c.mu.Unlock()
+		if err := l.checkData(claim, asked...); err != nil {
 			return fail(err)
 		}
 	}

@@ -190,7 +190,7 @@ func (w *world) startController() {
 }
 
 // atOnce bounds the lives that go on at the same time, so that each gets on quickly.
-const atOnce = 24
+const atOnce = 16
 
 // each lets all lives take a step, many at the same time, and returns those that came through it.
 func (w *world) each(lives []*life, step func(*life) error) []*life {
