@@ -16,8 +16,8 @@ import (
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
 )
 
-// deadline bounds every wait for one thing: nothing may hang for longer, however busy the machine. It is far below the machinery's safety net of ten minutes, so that what is reached
-// within it was reached because a watch woke someone.
+// deadline bounds every wait for one thing: nothing may hang for longer, however busy the machine. It is far
+// below the machinery's safety net of ten minutes, so that what is reached within it was reached because a watch woke someone.
 const deadline = time.Minute
 
 var (

@@ -142,7 +142,9 @@ func (l *life) giveUnready(name string) error {
 
 // lose deletes a victim. It does not wait for its end.
 func (l *life) lose(v victim) error {
-	l.lost = append(l.lost, v)
+	if !slices.Contains(l.lost, v) {
+		l.lost = append(l.lost, v)
+	}
 	s := l.look()
 	switch v {
 	case theClaim:
