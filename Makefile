@@ -33,9 +33,15 @@ demo: cluster-up deploy-local ## A real cluster on this machine, two snapshots, 
 .PHONY: test
 test: $(BIN)/cluster ## Every test that needs no cluster node, with -race (sets up what it needs)
 	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl
-	KUBEBUILDER_ASSETS=$(BIN) go test -race ./...
+	KUBEBUILDER_ASSETS=$(BIN) go test -race $$(go list ./... | grep -v /test/lives)
+	KUBEBUILDER_ASSETS=$(BIN) go test ./test/lives
 	cd test/cluster && go test -race ./...
 	cd test/csidriver && go test -race ./...
+
+.PHONY: test-lives
+test-lives: $(BIN)/cluster ## The lives that a claim can have, with -race and every pair of deletions (about ten minutes)
+	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl
+	KUBEBUILDER_ASSETS=$(BIN) go test -race -timeout 30m ./test/lives -pairs -1
 
 .PHONY: e2e
 e2e: cluster-up deploy-local ## Every scenario on the real local cluster
