@@ -25,8 +25,9 @@ const (
 	Node = "fake-node"
 	// Driver is the provisioner of Class and ClassLate.
 	Driver = "fake.csi.driver"
-	// Class binds at once; ClassLate waits for the first consumer.
-	Class     = "fake"
+	// Class binds at once.
+	Class = "fake"
+	// ClassLate waits for the first consumer.
 	ClassLate = "fake-late"
 
 	finalizerClaim     = "kubernetes.io/pvc-protection"
