@@ -31,7 +31,7 @@ demo: cluster-up deploy-local ## A real cluster on this machine, two snapshots, 
 	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) examples/guide/run.sh
 
 .PHONY: test
-test: $(BIN)/cluster ## Every test that needs no cluster node, with -race (sets up what it needs)
+test: $(BIN)/cluster ## Every test that needs no cluster node, with -race but for test/lives (sets up what it needs)
 	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl
 	KUBEBUILDER_ASSETS=$(BIN) go test -race $$(go list ./... | grep -v /test/lives)
 	KUBEBUILDER_ASSETS=$(BIN) go test ./test/lives

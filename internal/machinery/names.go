@@ -32,8 +32,6 @@ const (
 	// annotationSetting is a digest of how the list is made: where the service is, which image. When it changes, a
 	// failure that was final is worth another attempt.
 	annotationSetting = v1alpha1.GroupName + "/setting"
-	// annotationDriver is the CSI driver, for the bound on pods per driver; driver names may exceed a label's value.
-	annotationDriver = v1alpha1.GroupName + "/driver"
 )
 
 // Annotations of a prime claim that only this package reads.

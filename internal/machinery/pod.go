@@ -107,7 +107,7 @@ func podMeta(cfg *Config, source podSource, target podClaim) metav1.ObjectMeta {
 		v1alpha1.AnnotationChangedBlockRange: source.cbr.Namespace + "/" + source.cbr.Name,
 		annotationAttempt:                    strconv.Itoa(target.attempt),
 		annotationPrimeUID:                   string(target.prime.UID),
-		annotationDriver:                     source.cbr.Status.Driver,
+		v1alpha1.AnnotationDriver:            source.cbr.Status.Driver,
 		annotationSource:                     sourceDigest(source),
 		annotationSetting:                    settingDigest(cfg, source),
 	})

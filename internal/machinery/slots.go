@@ -72,7 +72,7 @@ func (s *slots) observe(pod *corev1.Pod) {
 	claim, _ := claimOf(pod.Annotations)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held[pod.Name] = slot{pod: pod.Name, claim: claim, driver: pod.Annotations[annotationDriver]}
+	s.held[pod.Name] = slot{pod: pod.Name, claim: claim, driver: pod.Annotations[v1alpha1.AnnotationDriver]}
 }
 
 // grant hands free slots to those that wait and returns who got one. The caller holds mu.
