@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 )
 
 // writeBytes is the size of every write to the underlying writer except the last one. It is a multiple of every sector
@@ -76,13 +77,19 @@ func (s *sequence) refuse(i int, e Extent, prevEnd int64) error {
 }
 
 // output gathers encoded bytes, hands them to w in pieces of writeBytes and keeps the digest of all of them.
+//
+// The digest costs more than all the rest of encoding, so a piece is digested while it is being written and the next one
+// gathered. Never more than one piece is, which keeps their order and bounds the memory to two. A goroutine lives as long as its
+// piece, so that an encoder that is given up leaves none behind.
 type output struct {
-	w       io.Writer
-	buf     []byte
-	summed  int // buf[:summed] is in sum
-	sum     hash.Hash
-	written int64 // bytes before buf
-	err     error
+	w        io.Writer
+	buf      []byte
+	previous []byte         // memory of the piece before buf, which digest may be reading
+	digests  sync.WaitGroup // of that piece; sum must not be touched before
+	summed   int            // buf[:summed] is in sum
+	sum      hash.Hash
+	written  int64 // bytes before buf
+	err      error
 }
 
 func newOutput(w io.Writer) output { return output{w: w, sum: sha256.New()} }
@@ -101,8 +108,10 @@ func (o *output) flush() error {
 }
 
 func (o *output) write(n int) error {
+	o.digests.Wait()
 	if n > o.summed {
-		o.sum.Write(o.buf[o.summed:n]) // a hash.Hash never fails
+		rest := o.buf[o.summed:n]
+		o.digests.Go(func() { o.sum.Write(rest) }) // a hash.Hash never fails
 		o.summed = n
 	}
 	m, err := o.w.Write(o.buf[:n])
@@ -114,12 +123,13 @@ func (o *output) write(n int) error {
 	}
 	o.written += int64(n)
 	o.summed -= n
-	o.buf = o.buf[:copy(o.buf, o.buf[n:])]
+	o.buf, o.previous = append(o.previous[:0], o.buf[n:]...), o.buf
 	return nil
 }
 
 // digest returns the SHA-256 of all bytes so far.
 func (o *output) digest() (d [sha256.Size]byte) {
+	o.digests.Wait()
 	o.sum.Write(o.buf[o.summed:])
 	o.summed = len(o.buf)
 	o.sum.Sum(d[:0])

@@ -177,8 +177,9 @@ func TestAllocations(t *testing.T) {
 			}
 			next += 8192
 		})
-		// The index of a Binary list has one point for 8192 extents; its slice grows now and then, on average below once.
-		if perCall >= 1 {
+		// The index of a Binary list has one point for 8192 extents; its slice grows now and then. A JSON list takes up
+		// to two pieces for them, and the digest of each a goroutine with two small objects.
+		if perCall > 4 {
 			t.Errorf("encoding 8192 extents takes %v allocations", perCall)
 		}
 
