@@ -1,6 +1,11 @@
 package v1alpha1
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -188,7 +193,8 @@ type ChangedBlockRangeStatus struct {
 	// +optional
 	Progress *PopulationProgress `json:"progress,omitempty"`
 
-	// populatedClaims is the number of bound claims that refer to this ChangedBlockRange.
+	// populatedClaims is the number of bound claims that refer to this ChangedBlockRange. Those of other namespaces count
+	// while a ReferenceGrant permits them to.
 	// +optional
 	PopulatedClaims int32 `json:"populatedClaims"`
 
@@ -275,4 +281,19 @@ func (c *ChangedBlockRange) MayPopulate() bool {
 		}
 	}
 	return false
+}
+
+// ListFingerprint tells lists apart that are made from different things: it changes with the spec, the driver and the
+// snapshots' handles.
+func (c *ChangedBlockRange) ListFingerprint() string {
+	data, err := json.Marshal(struct {
+		Spec     ChangedBlockRangeSpec
+		Driver   string
+		From, To string
+	}{c.Spec, c.Status.Driver, c.Status.FromSnapshotHandle, c.Status.ToSnapshotHandle})
+	if err != nil {
+		panic(fmt.Sprintf("encode the spec of ChangedBlockRange %s/%s: %v", c.Namespace, c.Name, err)) // strings and numbers only
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
 }

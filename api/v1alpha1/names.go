@@ -29,6 +29,10 @@ const (
 	// in the ChangedBlockRange's status. Until then the pod must neither be deleted nor replaced, nor its claim completed,
 	// because the pod is the only place where the result is.
 	AnnotationResultRecorded = GroupName + "/result-recorded"
+
+	// AnnotationFailure, on a prime claim, is how the last attempt to fill it failed (internal/outcome: Failure), once the
+	// pod of that attempt is removed.
+	AnnotationFailure = GroupName + "/failure"
 )
 
 // Values of the labels above.
@@ -36,6 +40,10 @@ const (
 	NameValue          = "cbt-populator"
 	ComponentPopulator = "populator"
 )
+
+// PrimeClaimPrefix and the UID of a claim are the name of its prime claim, the temporary claim whose volume it gets. The
+// populator library chose it.
+const PrimeClaimPrefix = "prime-"
 
 // ContainerPopulate is the name of the populator pod's container; its termination message is the population's result.
 const ContainerPopulate = "populate"
