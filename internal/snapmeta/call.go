@@ -18,7 +18,8 @@ import (
 
 // call is one RPC: a stream of messages from a starting offset.
 type call struct {
-	recv   func(reuse []blocklist.Extent) (message, error)
+	stream grpc.ClientStream
+	in     incoming
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	// waitingSince is when the pending receive began, in Unix nanoseconds; 0 while none is pending, so that a slow
@@ -57,11 +58,11 @@ func (c *call) openAllocated(conn *grpc.ClientConn, req Request, token string, o
 		SnapshotName:   req.Target,
 		StartingOffset: offset,
 		MaxResults:     req.MaxResults,
-	})
+	}, grpc.ForceCodecV2(newWireCodec()))
 	if err != nil {
 		return fmt.Errorf("call GetMetadataAllocated: %w", err)
 	}
-	c.recv = receiver(stream.Recv)
+	c.stream = stream
 	return nil
 }
 
@@ -73,47 +74,29 @@ func (c *call) openDelta(conn *grpc.ClientConn, req Request, token string, offse
 		TargetSnapshotName: req.Target,
 		StartingOffset:     offset,
 		MaxResults:         req.MaxResults,
-	})
+	}, grpc.ForceCodecV2(newWireCodec()))
 	if err != nil {
 		return fmt.Errorf("call GetMetadataDelta: %w", err)
 	}
-	c.recv = receiver(stream.Recv)
+	c.stream = stream
 	return nil
-}
-
-// response is what the messages of both RPCs have in common.
-type response interface {
-	GetBlockMetadataType() api.BlockMetadataType
-	GetVolumeCapacityBytes() int64
-	GetBlockMetadata() []*api.BlockMetadata
-}
-
-// receiver returns a function that receives a message into the memory of reuse.
-func receiver[R response](recv func() (R, error)) func(reuse []blocklist.Extent) (message, error) {
-	return func(reuse []blocklist.Extent) (message, error) {
-		r, err := recv()
-		if err != nil {
-			return message{}, err
-		}
-		extents := reuse[:0]
-		for _, b := range r.GetBlockMetadata() {
-			extents = append(extents, blocklist.Extent{Offset: b.GetByteOffset(), Length: b.GetSizeBytes()})
-		}
-		return message{kind: r.GetBlockMetadataType(), capacity: r.GetVolumeCapacityBytes(), extents: extents}, nil
-	}
 }
 
 // next returns the next message, whose extents reuse the memory of reuse. It returns io.EOF at the end of the stream.
 func (c *call) next(reuse []blocklist.Extent) (message, error) {
 	c.waitingSince.Store(time.Now().UnixNano())
-	m, err := c.recv(reuse)
+	c.in.reuse = reuse
+	err := c.stream.RecvMsg(&c.in)
 	c.waitingSince.Store(0)
-	if err != nil && c.ctx.Err() != nil {
+	if err == nil {
+		return c.in.message, nil
+	}
+	if c.ctx.Err() != nil {
 		if cause := context.Cause(c.ctx); errors.Is(cause, errSilent) {
 			return message{}, cause
 		}
 	}
-	return m, err
+	return message{}, err
 }
 
 // close ends the RPC and waits for the watch over it.

@@ -3,54 +3,37 @@ package snapmeta
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
-	"strings"
-	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
+	"slices"
+	"sync/atomic"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
-	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
-
-// endsToBelieve is how often an end must be said at one offset: by the stream that got there, and by the empty answer of
-// another that started there.
-const endsToBelieve = 2
-
-// maxTokenFailures bounds the refusals of the token in a row. A projected token is renewed long before it expires, so
-// that more attempts than these would not meet a better one.
-const maxTokenFailures = 5
 
 // Stream delivers the extents of one request. It is not safe for concurrent use.
 type Stream struct {
 	cfg    Config
 	timing Timing
 	log    *slog.Logger
-	// req is the request in force: cfg.Request, or without its base after a fallback.
-	req     Request
-	address string
-	token   string
-	conn    *grpc.ClientConn
-	call    *call
-	started time.Time
-	check   checker
-	batch   []blocklist.Extent
-
-	// failures and tokenFailures count the failures since the last new extent.
-	failures, tokenFailures int
-	// ends counts how often the server said that nothing follows check.end.
-	ends      int
-	suspected bool
-	// interrupted is set from a failure that cost a started list its stream, to the next call.
-	interrupted bool
-	resumes     int
-	// fallback is why the allocated blocks are listed although a delta was asked for; empty otherwise.
-	fallback string
-	err      error
+	pool   *pool
+	// units are in the order of the volume. The list is taken from the first one until that is drained; seam then leads
+	// to the second, unless the list ends there.
+	units   []*unit
+	drained bool
+	seam    *seam
+	// first is the reader that asked first: what is decided for the whole list is decided by it.
+	first   *reader
+	resumes atomic.Int64
+	// opening is how long calls take until their first message: what another stream costs.
+	opening atomic.Int64
+	// chunk is what was taken from pool, and rest the part of it that was not unpacked into batch yet.
+	chunk, rest []byte
+	batch       []blocklist.Extent
+	// alone is set when streams contradicted each other: from then on one reads all that is left.
+	alone bool
+	pace  pace
+	err   error
 }
 
 // New returns a Stream for cfg. It connects when Next is called first.
@@ -58,295 +41,214 @@ func New(cfg Config) (*Stream, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	log := cfg.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	s := &Stream{cfg: cfg, timing: cfg.Timing.withDefaults(), log: cfg.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
 	}
-	return &Stream{cfg: cfg, timing: cfg.Timing.withDefaults(), log: log, req: cfg.Request}, nil
+	s.cfg.Streams = max(cfg.Streams, 1)
+	s.pool = newPool(readAheadBytes, s.cfg.Streams)
+	s.first = &reader{cfg: &s.cfg, timing: s.timing, log: s.log, req: cfg.Request, resumes: &s.resumes, opening: &s.opening}
+	s.units = []*unit{{reader: s.first}}
+	return s, nil
 }
 
 // Info returns what is known of the list so far. All of it is known when Next first returned extents or io.EOF.
 func (s *Stream) Info() Info {
+	r := s.first
 	info := Info{Mode: blocklist.Delta, BlockMetadataType: blocklist.UnknownLength}
-	if s.req.BaseHandle == "" {
+	if r.req.BaseHandle == "" {
 		info.Mode = blocklist.Allocated
 	}
-	if s.check.capacity > 0 {
-		info.BlockMetadataType = blocklist.BlockMetadataType(s.check.kind.String())
-		info.CapacityBytes = s.check.capacity
-		info.BlockSize = s.check.blockSize
+	if r.check.capacity > 0 {
+		info.BlockMetadataType = blocklist.BlockMetadataType(r.check.kind.String())
+		info.CapacityBytes = r.check.capacity
+		info.BlockSize = r.check.blockSize
 	}
 	return info
 }
 
 // Resumes returns how often the list was continued by another call after it had been interrupted.
-func (s *Stream) Resumes() int { return s.resumes }
+func (s *Stream) Resumes() int { return int(s.resumes.Load()) }
 
 // Fallback returns in a sentence why the allocated blocks are listed although a delta was asked for, in the driver's words;
 // empty as long as what was asked for is listed.
-func (s *Stream) Fallback() string { return s.fallback }
+func (s *Stream) Fallback() string { return s.first.fallback }
 
 // Next returns the next extents, in ascending order; they are valid until the next call. It returns io.EOF when the list
-// is complete, and otherwise an *outcome.Error. After an error it keeps returning it.
+// is complete, and otherwise an *outcome.Error. After an error it keeps returning it. What reads ahead between two calls
+// ends with the ctx of the call that started it.
 func (s *Stream) Next(ctx context.Context) ([]blocklist.Extent, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
+	s.pace.beginWait()
 	extents, err := s.next(ctx)
+	s.pace.endWait()
 	if err == nil {
+		s.split(ctx)
 		return extents, nil
 	}
-	s.Close()
-	if !errors.Is(err, io.EOF) {
-		err = s.explain(ctx, err)
-	}
 	s.err = err
+	s.Close()
 	return nil, err
 }
 
-// Close ends the stream and its connection.
+// errClosed is what Next returns after Close.
+var errClosed = errors.New("the stream is closed")
+
+// Close ends all calls and their connections, and returns when nothing of them runs any more.
 func (s *Stream) Close() {
-	s.closeCall()
-	if s.conn != nil {
-		// A connection's Close fails only if it is closed already.
-		_ = s.conn.Close()
-		s.conn = nil
+	if s.err == nil {
+		s.err = errClosed
 	}
+	s.discard(0)
 }
 
-func (s *Stream) closeCall() {
-	if s.call != nil {
-		s.call.close()
-		s.call = nil
+// discard ends the units from the given one on.
+func (s *Stream) discard(from int) {
+	for _, u := range s.units[from:] {
+		u.close()
+		s.pool.give(u.chunks...)
+		u.chunks = nil
 	}
+	s.units = s.units[:from]
 }
 
+// next returns the next extents of the list, or its end, or an *outcome.Error.
 func (s *Stream) next(ctx context.Context) ([]blocklist.Extent, error) {
 	for {
-		if s.call == nil {
-			if s.complete() {
-				return nil, io.EOF
-			}
-			if err := s.open(ctx); err != nil {
-				if err := s.failed(ctx, err); err != nil {
-					return nil, err
-				}
-				continue
-			}
+		if s.drained && len(s.units) == 1 {
+			return nil, io.EOF
 		}
-		m, err := s.call.next(s.batch)
+		u := s.units[0]
+		if s.drained {
+			u = s.units[1]
+		}
+		extents, err := s.pull(ctx, u)
 		switch {
-		case err == nil:
-			extents, err := s.accept(m)
-			if err != nil {
-				return nil, err
+		case err != nil && s.drained && u.reader.exhausted:
+			s.pace.hold(breather)
+			s.goAlone(err)
+		case err != nil:
+			return nil, s.explain(ctx, u, err)
+		case s.drained:
+			if extents, err = s.join(u, extents); err != nil {
+				s.alone = true
+				s.goAlone(err)
 			}
-			if len(extents) > 0 {
-				return extents, nil
-			}
-		case errors.Is(err, io.EOF):
-			s.ended()
-		default:
-			if err := s.failed(ctx, s.redact(err)); err != nil {
-				return nil, err
-			}
+		case len(extents) == 0:
+			s.drained, s.seam = true, u.seam
+		}
+		if len(extents) > 0 {
+			return extents, nil
 		}
 	}
 }
 
-// complete reports whether the list is: nothing can follow it, or the server said twice that nothing does.
-func (s *Stream) complete() bool { return s.check.full() || s.ends >= endsToBelieve }
-
-// open starts a call where the list ends so far. The connection of a call that ended well is used again.
-func (s *Stream) open(ctx context.Context) error {
-	// Also when opening fails, the violation and log texts must not count the last call's messages as this one's.
-	s.check.beginCall()
-	s.started = time.Now()
-	if s.conn == nil {
-		e, err := s.cfg.Endpoint()
-		if err != nil {
-			return err
+// pull returns the next extents of u; none if it is drained.
+func (s *Stream) pull(ctx context.Context, u *unit) ([]blocklist.Extent, error) {
+	if u.ahead {
+		s.batch = s.unpack(u)
+		if len(s.batch) > 0 {
+			return s.batch, nil
 		}
-		s.address = e.Address
-		if s.conn, err = dial(e, s.timing); err != nil {
-			return err
-		}
+		return nil, s.pool.failure(u)
 	}
-	token, err := s.cfg.Token()
-	if err != nil {
-		return err
+	if u.seam != nil {
+		s.pool.finish(u, passed, nil)
+		return nil, nil
 	}
-	s.token = token
-	c, err := openCall(ctx, s.conn, s.req, token, s.check.end, s.timing)
-	if err != nil {
-		return s.redact(err)
-	}
-	if s.interrupted {
-		s.interrupted = false
-		s.resumes++
-	}
-	s.call = c
-	return nil
-}
-
-// accept checks a message and takes its extents as progress.
-func (s *Stream) accept(m message) ([]blocklist.Extent, error) {
-	s.batch = m.extents
-	extents, err := s.check.accept(m)
-	if err != nil || len(extents) == 0 {
+	if err := s.pool.failure(u); err != nil {
 		return nil, err
 	}
-	if s.ends > 0 {
-		s.log.Warn("stream had ended early as if complete", "offset", extents[0].Offset)
-		s.resumes++
-		s.ends = 0
-	}
-	s.failures, s.tokenFailures, s.suspected = 0, 0, false
-	if s.check.full() {
-		// The end is still awaited, because a message after it would show that the order was broken, but not
-		// for long.
-		s.call.limit.Store(int64(s.timing.EndGrace))
-	}
-	return extents, nil
+	return s.pool.step(ctx, u)
 }
 
-// ended takes note of a stream that ended as if complete.
-func (s *Stream) ended() {
-	s.closeCall()
-	if s.check.messages == 0 && !s.suspected && time.Since(s.started) > s.timing.SuspectAfter {
-		s.log.Warn("stream ended without a message after a long silence, asking again", "offset", s.check.end)
-		s.suspected = true
-		return
-	}
-	s.ends++
-}
-
-// failed decides what follows from err, the failure of a call: nil to go on with another one, after a wait.
-func (s *Stream) failed(ctx context.Context, err error) error {
-	s.closeCall()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	kind, reason := classify(err)
-	switch kind {
-	case failTerminal:
-		return outcome.Errorf(reason, "%w", err)
-	case failNoDelta:
-		if s.req.BaseHandle == "" || !s.req.UseAllocated || s.check.capacity > 0 {
-			return outcome.Errorf(reason, "%w", err)
-		}
-		s.log.Warn("delta is unavailable, listing the allocated blocks instead", "error", err.Error())
-		s.req.BaseHandle = ""
-		s.fallback = driverWords(err)
-		return nil
-	case failPastEnd:
-		if s.check.end == 0 {
-			return outcome.Errorf(reason, "the driver calls offset 0 out of range: %w", err)
-		}
-		if s.check.messages == 0 {
-			s.ends++
+// unpack returns the next extents that the goroutine of u has read, and waits for them.
+func (s *Stream) unpack(u *unit) []blocklist.Extent {
+	if len(s.rest) == 0 {
+		s.dropChunk()
+		if s.chunk = s.pool.get(u); s.chunk == nil {
 			return nil
 		}
-		// After messages it is no answer to the offset that was asked for.
-	case failToken:
-		s.tokenFailures++
-	case failRetry:
+		s.rest = s.chunk
 	}
-	if s.check.full() {
-		return nil
-	}
-	return s.retry(ctx, err, reason)
+	extents, rest := unpack(s.batch[:0], s.rest)
+	s.rest = rest
+	return extents
 }
 
-// retry waits before another attempt, or gives up.
-func (s *Stream) retry(ctx context.Context, err error, reason outcome.Reason) error {
-	if s.conn != nil {
-		_ = s.conn.Close()
-		s.conn = nil
+func (s *Stream) dropChunk() {
+	if s.chunk != nil {
+		s.pool.give(s.chunk)
 	}
-	s.interrupted = s.check.capacity > 0
-	s.failures++
-	if s.failures >= s.timing.MaxAttempts || s.tokenFailures >= maxTokenFailures {
-		if reason != outcome.Unauthenticated {
-			reason = outcome.StreamFailed
+	s.chunk, s.rest = nil, nil
+}
+
+// join continues the list of the first unit, which is drained, with extents of the second; none if that is drained too. It
+// returns those that are new.
+func (s *Stream) join(u *unit, extents []blocklist.Extent) ([]blocklist.Extent, error) {
+	if s.seam == nil {
+		// The first unit reported the end of the list. No later one may list anything.
+		if len(extents) > 0 {
+			return nil, &contradictionError{from: u.start, offset: extents[0].Offset, what: "an extent behind the end of the list"}
 		}
-		return outcome.Errorf(reason, "gave up after %d attempts without progress at offset %d: %w", s.failures, s.check.end, err)
+		s.remove(1)
+		return nil, nil
 	}
-	wait := backoffFor(s.failures, s.timing)
-	s.log.Warn("stream failed, trying again", "offset", s.check.end, "capacity", s.check.capacity,
-		"attempt", s.failures, "of", s.timing.MaxAttempts, "waitMillis", wait.Milliseconds(), "error", err.Error())
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
+	if len(extents) > 0 {
+		extents, err := s.seam.join(extents)
+		if len(extents) > 0 {
+			s.remove(0)
+			s.drained, s.seam = false, nil
+		}
+		return extents, err
 	}
+	end := u.reader.check.end
+	if u.state == passed {
+		// The first unit's last message reaches past all of this one.
+		err := s.seam.confirm(min(end, s.seam.known))
+		if err == nil {
+			s.remove(1)
+		}
+		return nil, err
+	}
+	if end < s.seam.end {
+		return nil, s.seam.contradiction(end, "the list ends too early")
+	}
+	if err := s.seam.confirm(s.seam.known); err != nil {
+		return nil, err
+	}
+	if u.reader.check.fresh {
+		u.reader.check.runStart, u.reader.check.fresh = s.seam.runStart, false
+	}
+	s.remove(0)
+	s.seam = nil
+	return nil, nil
 }
 
-// backoffFor returns the wait after the n-th failure in a row, n from 1: doubling, with ±50 % jitter so that many
-// populators do not return to a restarted service at one moment.
-func backoffFor(n int, timing Timing) time.Duration {
-	wait := timing.FirstBackoff
-	for i := 1; i < n && wait < timing.LongestBackoff; i++ {
-		wait *= 2
-	}
-	wait = min(wait, timing.LongestBackoff)
-	return wait/2 + rand.N(wait)
+// remove takes a drained unit off the list.
+func (s *Stream) remove(i int) {
+	s.units[i].close()
+	s.units = slices.Delete(s.units, i, i+1)
+	s.pool.rerank(s.units)
 }
 
-// explain turns err into an *outcome.Error that names what was asked of whom.
-func (s *Stream) explain(ctx context.Context, err error) error {
-	var violation *ViolationError
-	var resized *resizedError
-	var known *outcome.Error
-	reason := outcome.InternalError
-	switch {
-	case ctx.Err() != nil:
-		reason = outcome.Cancelled
-	case errors.As(err, &violation):
-		reason = outcome.ProtocolViolation
-	case errors.As(err, &resized):
-		reason = outcome.StreamFailed
-	case errors.As(err, &known):
-		reason = known.Reason
+// goAlone lets the first unit, which is drained, read all that is left, because of what a later one did. One stream's list
+// is the one that counts, so whether err is final shows there.
+func (s *Stream) goAlone(err error) {
+	s.log.Warn("going on with one stream", "error", err.Error())
+	beyond := int64(0)
+	for _, u := range s.units[1:] {
+		u.close()
+		if u.entries > 0 {
+			beyond = max(beyond, u.position)
+		}
 	}
-	what := "changed"
-	if s.req.BaseHandle == "" {
-		what = "allocated"
-	}
-	return outcome.Errorf(reason, "list the %s blocks of snapshot %s/%s from %q: %w%s",
-		what, s.req.Namespace, s.req.Target, s.address, err, hint(reason, err))
-}
-
-// hint returns what to do about an error, to be appended to its text.
-func hint(reason outcome.Reason, err error) string {
-	text := err.Error()
-	switch {
-	case reason == outcome.StreamFailed && (strings.Contains(text, "x509:") || strings.Contains(text, "tls:")):
-		return " (check the caCert and the address of the SnapshotMetadataService against the certificate that it serves)"
-	case reason == outcome.DeltaUnavailable:
-		return " (the driver cannot tell what changed: switch changed block tracking on, or ask for whenDeltaUnavailable: UseAllocated)"
-	case reason == outcome.PermissionDenied:
-		return " (the populator's service account needs the permission to get volumesnapshots in that namespace)"
-	case reason == outcome.Unauthenticated:
-		return " (the token's audience must be that of the SnapshotMetadataService)"
-	}
-	return ""
-}
-
-// minSecret is the length below which a token is too short to be searched for: it would match ordinary words.
-const minSecret = 8
-
-// redact removes the token from an error's text: it may go to logs, events and status, and a server may echo it.
-func (s *Stream) redact(err error) error {
-	if len(s.token) < minSecret || !strings.Contains(err.Error(), s.token) {
-		return err
-	}
-	st, ok := status.FromError(err)
-	if !ok {
-		return fmt.Errorf("%s", strings.ReplaceAll(err.Error(), s.token, "[token]"))
-	}
-	return status.Error(st.Code(), strings.ReplaceAll(st.Message(), s.token, "[token]"))
+	s.discard(1)
+	s.dropChunk()
+	u := s.units[0]
+	u.reader.doubt(beyond)
+	u.ahead, u.seam, u.limit, u.state = false, nil, 0, reading
+	s.drained, s.seam = false, nil
 }

@@ -43,8 +43,8 @@ func TestCheckAddress(t *testing.T) {
 }
 
 func TestRedact(t *testing.T) {
-	s := &Stream{token: "a-secret-token"}
-	err := s.redact(status.Error(codes.NotFound, "no a-secret-token, a-secret-token"))
+	r := &reader{token: "a-secret-token"}
+	err := r.redact(status.Error(codes.NotFound, "no a-secret-token, a-secret-token"))
 	if status.Code(err) != codes.NotFound || status.Convert(err).Message() != "no [token], [token]" {
 		t.Errorf("%v", err)
 	}

@@ -1,0 +1,199 @@
+package snapmeta
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
+)
+
+const (
+	// readAheadBytes bounds the memory for extents that were read before their turn. With two bytes an extent it keeps
+	// two streams of 2 million extents a second apart for three seconds, and the sidecar's two requests to the API
+	// server for each call far below the five a second that it allows itself.
+	readAheadBytes = 12 << 20
+	// minAlignment is the smallest power of two of which every offset that a unit starts at is a multiple, because some
+	// drivers mishandle offsets that are off their grid.
+	minAlignment = 1 << 20
+	// lateAttempts is how often a stream that reads ahead may fail in a row. It is less patient than one that has to go
+	// on: the list is not lost with it, but waits for it.
+	lateAttempts = 5
+	// breather is how long no stream is added after one gave up.
+	breather = 30 * time.Second
+	// leastWork is what a stream must have left to read for another one to take a part of it.
+	leastWork = 500 * time.Millisecond
+	// openingsWorth is how many times longer than a call's first message takes its part of the list must take.
+	openingsWorth = 3
+	// guessedBytes is what an extent takes when packed, until there is a figure.
+	guessedBytes = 2
+)
+
+// pace tells whether it is time for another stream.
+type pace struct {
+	// began is the time of the first call of Next, split that of the last split, and waiting that of the pending call.
+	began, split, waiting time.Time
+	// held is until when there is to be none.
+	held time.Time
+	// waited is how long extents were waited for since the last split.
+	waited time.Duration
+}
+
+func (p *pace) beginWait() {
+	p.waiting = time.Now()
+	if p.began.IsZero() {
+		p.began, p.split = p.waiting, p.waiting
+	}
+}
+
+func (p *pace) endWait() { p.waited += time.Since(p.waiting) }
+
+// due reports whether the list is long enough for another stream, the last split long enough ago, and the streams what is
+// waited for. Splits follow one another no faster than calls are answered, which is what a sidecar that has used up its
+// requests to the API server shows. No time is too short if after is 0.
+func (p *pace) due(after, opening time.Duration) bool {
+	now := time.Now()
+	if after == 0 {
+		return now.After(p.held)
+	}
+	since := now.Sub(p.split)
+	return now.After(p.held) && now.Sub(p.began) >= after && since >= max(after/2, opening) && p.waited >= since/2
+}
+
+// hold keeps due from coming true for a while.
+func (p *pace) hold(d time.Duration) { p.held = time.Now().Add(d) }
+
+func (p *pace) restart() { p.split, p.waited = time.Now(), 0 }
+
+// split adds a stream if that is worth it: it cuts the unit with the longest way to go ahead of its reader and has the
+// further part read by another one. Nothing but the speed depends on whether and where it does.
+func (s *Stream) split(ctx context.Context) {
+	if s.cfg.Streams == 1 || s.alone || ctx.Err() != nil {
+		return
+	}
+	check := &s.first.check
+	// All units are held to the block size, so it has to be known.
+	if check.capacity == 0 || check.blockSize == 0 && check.kind == api.BlockMetadataType_FIXED_LENGTH {
+		return
+	}
+	for s.pace.due(s.cfg.StreamsAfter, time.Duration(s.opening.Load())) {
+		at, boundary := s.boundary()
+		if boundary == 0 {
+			return
+		}
+		s.open(ctx, at, boundary)
+		s.pace.restart()
+	}
+}
+
+// boundary returns which unit to split, and where; 0 if none.
+func (s *Stream) boundary() (at int, boundary int64) {
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	active, left, covered, entries := 0, int64(0), int64(0), int64(0)
+	for i, u := range s.units {
+		covered += u.position - u.start
+		entries += u.entries
+		if u.state == reading || u.state == passed {
+			active++
+		}
+		if u.state != reading || u.seam != nil {
+			continue
+		}
+		if l := s.limit(u) - u.position; l > left {
+			at, left = i, l
+		}
+	}
+	if active >= s.cfg.Streams || len(s.units) >= 2*s.cfg.Streams || left == 0 || covered == 0 {
+		return 0, 0
+	}
+	u, since := s.units[at], s.pace.began
+	if u.position > u.start && u.entries > 0 {
+		covered, entries = u.position-u.start, u.entries
+		if u.start > 0 {
+			since = u.opened
+		}
+	}
+	if !s.worthwhile(float64(left) / float64(covered) * float64(time.Since(since))) {
+		return 0, 0
+	}
+	width := left / int64(s.cfg.Streams-active+1)
+	if ahead := s.reach(float64(entries) / float64(covered)); ahead < float64(width) {
+		width = int64(ahead)
+	}
+	align := s.alignment(width)
+	if left <= 2*align {
+		return 0, 0
+	}
+	// A block that begins at a boundary begins where the driver lets blocks begin.
+	boundary = (u.position+width)/align*align + s.first.check.phase
+	if boundary <= u.position {
+		boundary += align
+	}
+	if boundary > s.limit(u)-align {
+		return 0, 0
+	}
+	return at, boundary
+}
+
+// worthwhile reports whether another call is worth its price where one stream takes so many nanoseconds to the end.
+func (s *Stream) worthwhile(left float64) bool {
+	price := openingsWorth * time.Duration(s.opening.Load())
+	return s.cfg.StreamsAfter == 0 || left >= float64(max(s.cfg.StreamsAfter, leastWork, price))
+}
+
+// limit returns where u ends at the latest. The caller holds the pool's mu.
+func (s *Stream) limit(u *unit) int64 {
+	if u.limit > 0 {
+		return u.limit
+	}
+	return s.first.check.capacity
+}
+
+// reach returns how many bytes ahead of a reader another one may begin, so that what this one reads meanwhile finds room,
+// if there are so many extents a byte. The streams then lie evenly spread over what there is room for. The caller holds
+// the pool's mu.
+func (s *Stream) reach(density float64) float64 {
+	size := float64(guessedBytes)
+	if s.pool.entries > pieceExtents {
+		size = float64(s.pool.packed) / float64(s.pool.entries)
+	}
+	return 2 * float64(s.pool.bytes) / float64(s.cfg.Streams) / (size * density)
+}
+
+// alignment returns what a boundary is to be a multiple of, but for the phase of the blocks, for units of about that width.
+func (s *Stream) alignment(width int64) int64 {
+	align := int64(minAlignment)
+	for align < width/16 {
+		align *= 2
+	}
+	if block := s.first.check.blockSize; block > 0 {
+		align = (align + block - 1) / block * block
+	}
+	return align
+}
+
+// open starts another reader at boundary, in the unit with index at.
+func (s *Stream) open(ctx context.Context, at int, boundary int64) {
+	check := s.first.check
+	u := &unit{
+		start: boundary, position: boundary, opened: time.Now(), ahead: true, done: make(chan struct{}),
+		reader: &reader{
+			cfg: &s.cfg, timing: s.timing, log: s.log.With("streamStart", boundary), req: s.first.req, resumes: &s.resumes, opening: &s.opening,
+			check: checker{
+				kind: check.kind, capacity: check.capacity, blockSize: check.blockSize,
+				start: boundary, runStart: boundary, end: boundary, fresh: true,
+			},
+		},
+	}
+	u.reader.timing.MaxAttempts = min(s.timing.MaxAttempts, lateAttempts)
+	ctx, u.cancel = context.WithCancel(ctx)
+	s.pool.mu.Lock()
+	u.limit, s.units[at].limit = s.units[at].limit, boundary
+	s.pool.mu.Unlock()
+	s.units = slices.Insert(s.units, at+1, u)
+	s.pool.rerank(s.units)
+	s.log.Info("reading ahead", "offset", boundary, "streams", len(s.units))
+	go s.pool.produce(ctx, u)
+}

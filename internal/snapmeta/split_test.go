@@ -1,0 +1,69 @@
+package snapmeta
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+func TestPace(t *testing.T) {
+	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
+	for name, c := range map[string]struct {
+		p              pace
+		after, opening time.Duration
+		want           bool
+	}{
+		"at once":                      {pace{began: ago(0), split: ago(0)}, 0, 0, true},
+		"too early":                    {pace{began: ago(time.Hour), split: ago(time.Hour), waited: time.Hour}, 2 * time.Hour, 0, false},
+		"time for a second":            {pace{began: ago(time.Hour), split: ago(time.Hour), waited: time.Hour}, time.Minute, 0, true},
+		"too early for a third":        {pace{began: ago(time.Hour), split: ago(time.Minute), waited: time.Minute}, 30 * time.Minute, 0, false},
+		"time for a third":             {pace{began: ago(time.Hour), split: ago(20 * time.Minute), waited: time.Hour}, 30 * time.Minute, 0, true},
+		"the volume is what is slow":   {pace{began: ago(time.Hour), split: ago(time.Hour), waited: 20 * time.Minute}, time.Minute, 0, false},
+		"calls are answered at once":   {pace{began: ago(time.Hour), split: ago(time.Minute), waited: time.Hour}, time.Second, time.Second, true},
+		"calls are answered slowly":    {pace{began: ago(time.Hour), split: ago(time.Minute), waited: time.Hour}, time.Second, 2 * time.Minute, false},
+		"one gave up a short time ago": {pace{began: ago(time.Hour), split: ago(time.Hour), waited: time.Hour, held: ago(-time.Hour)}, 0, 0, false},
+	} {
+		if got := c.p.due(c.after, c.opening); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestBoundary looks at where units are split.
+func TestBoundary(t *testing.T) {
+	const tib, gib = 1 << 40, 1 << 30
+	for name, c := range map[string]struct {
+		after           time.Duration
+		capacity, block int64
+		phase           int64
+		position, limit int64
+		entries         int64
+		low, high       int64
+	}{
+		"sparse: an even share":       {0, tib, 0, 0, 1 << 20, 0, 1, tib / 5, tib / 3},
+		"dense: what there is memory": {0, tib, 4096, 0, gib, 0, gib / 8192, gib + 8*gib, gib + 64*gib},
+		"up to the next unit":         {0, tib, 0, 0, gib, 9 * gib, 1, 2 * gib, 5 * gib},
+		"nothing read":                {0, tib, 0, 0, 0, 0, 0, 0, 0},
+		"next to nothing left":        {0, tib, 4096, 0, tib - 2<<20, 0, 1000, 0, 0},
+		"not worth a call":            {time.Hour, tib, 4096, 0, tib / 2, 0, 1000, 0, 0},
+		"not worth so slow a call":    {time.Second, tib, 4096, 0, tib / 2, 0, 1000, 0, 0},
+		"blocks larger than units":    {0, 64 << 20, 5 << 20, 0, 5 << 20, 0, 1, 10 << 20, 25 << 20},
+		"blocks off the grid":         {0, tib, 4096, 512, gib + 512, 0, 1000, gib, tib / 2},
+		"a volume without end":        {0, math.MaxInt64, 4096, 4095, gib, 0, 1000, gib, math.MaxInt64 / 2},
+	} {
+		s := &Stream{cfg: Config{Streams: 4, StreamsAfter: c.after}, pool: newPool(readAheadBytes, 4)}
+		s.first = &reader{check: checker{capacity: c.capacity, blockSize: c.block, phase: c.phase, end: c.position}}
+		s.units = []*unit{{reader: s.first, position: c.position, limit: c.limit, entries: c.entries}}
+		s.pace.began = time.Now().Add(-time.Minute)
+		if name == "not worth so slow a call" {
+			s.opening.Store(int64(time.Minute))
+		}
+		at, got := s.boundary()
+		if at != 0 || got < c.low || got > c.high || c.low == 0 && got != 0 {
+			t.Errorf("%s: %d, want from %d to %d", name, got, c.low, c.high)
+		}
+		if got > 0 && (got <= c.position || (got-c.phase)%(1<<20) != 0 || c.block > 0 && (got-c.phase)%c.block != 0) {
+			t.Errorf("%s: %d is not on the grid", name, got)
+		}
+	}
+}
