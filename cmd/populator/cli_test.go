@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/internal/listops"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/internal/sink"
 	"github.com/cbt-populator/cbt-populator/test/fakes"
@@ -179,7 +181,7 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got summary
+	var got listops.Summary
 	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatal(err)
 	}
@@ -223,11 +225,12 @@ func TestVerifyDevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.Write(x.bytes(t)); err != nil {
+		list := x.bytes(t)
+		if _, err := d.Write(list); err != nil {
 			t.Fatal(err)
 		}
 		if commit {
-			if _, err := d.Commit(t.Context()); err != nil {
+			if err := d.Commit(t.Context(), sink.List{Bytes: int64(len(list)), SHA256: sha256.Sum256(list)}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/version"
 )
 
 // newCommand returns the root command.
@@ -20,7 +20,7 @@ func newCommand(run func(*flags)) *cobra.Command {
 		Short:         "Write the list of a snapshot's changed or allocated blocks to a volume or to standard output",
 		Long:          longHelp,
 		Example:       exampleHelp,
-		Version:       version(),
+		Version:       version.Get().String(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -29,21 +29,6 @@ func newCommand(run func(*flags)) *cobra.Command {
 	f.register(c.Flags())
 	c.CompletionOptions.DisableDefaultCmd = true
 	return c
-}
-
-// version returns the module's version and revision, as the build recorded them.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			v += " " + s.Value
-		}
-	}
-	return v + " " + info.GoVersion
 }
 
 var longHelp = `Populator reads the metadata of a snapshot from its CSI driver's SnapshotMetadata service and writes the list of the

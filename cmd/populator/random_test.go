@@ -39,6 +39,8 @@ type combination struct {
 	cfg    fakes.Config
 	expect expectation
 	stdout bool
+	// streams are read at once, from the first message on.
+	streams int
 	// healable says that no fault of the script justifies an end without a list.
 	healable bool
 }
@@ -49,6 +51,7 @@ func newCombination(r *rand.Rand) combination {
 		cfg:    fakes.Config{Volume: v, PerMessage: 1 + r.IntN(128), EmptyMessage: r.IntN(2) == 0},
 		expect: expect(v), stdout: r.IntN(4) == 0, healable: true,
 	}
+	c.streams = []int{1, 2, 4}[r.IntN(3)]
 	c.expect.merge = r.IntN(2) == 0
 	c.expect.granularity = []int64{0, 0, 512, 8192, 65536}[r.IntN(5)]
 	if r.IntN(2) == 0 {
@@ -162,13 +165,14 @@ func (c combination) run(t *testing.T) {
 	s.quick = []string{"--backoff-min=1ms", "--backoff-max=4ms", "--probe-after=60ms", "--probe-timeout=500ms",
 		"--stall-timeout=150ms", "--end-grace=60ms", "--max-attempts=30"}
 	s.args = append(c.expect.flags(), "--when-delta-unavailable="+populate.UseAllocated,
-		fmt.Sprintf("--restore-size-bytes=%d", c.cfg.Volume.Capacity))
+		fmt.Sprintf("--restore-size-bytes=%d", c.cfg.Volume.Capacity),
+		fmt.Sprintf("--streams=%d", c.streams), "--streams-after=0s")
 	c.expect.restoreSize = c.cfg.Volume.Capacity
 	if c.stdout {
 		s.args = append(s.args, "--output="+populate.Stdout)
 	}
 	r := s.run(t)
-	describe := fmt.Sprintf("script %v, struck %v\n%s", c.cfg.Script, s.server.Struck(), r.stderr)
+	describe := fmt.Sprintf("%d streams, script %v, struck %v\n%s", c.streams, c.cfg.Script, s.server.Struck(), r.stderr)
 	if r.code != 0 {
 		if c.healable {
 			t.Fatalf("exit code %d; every fault could have been healed; %s", r.code, describe)

@@ -15,20 +15,26 @@ type merger struct {
 
 // add takes extents, ascending, and returns those that are complete; the result is valid until the next call.
 func (m *merger) add(extents []blocklist.Extent) []blocklist.Extent {
-	m.out = m.out[:0]
-	for _, e := range extents {
-		start, end := m.round(e)
-		switch {
-		case m.pending.Length == 0:
-			m.pending = blocklist.Extent{Offset: start, Length: end - start}
-		case start <= m.pending.End():
-			m.pending.Length = max(m.pending.End(), end) - m.pending.Offset
-		default:
-			m.out = append(m.out, m.pending)
-			m.pending = blocklist.Extent{Offset: start, Length: end - start}
-		}
+	out := m.out[:0]
+	if m.pending.Length == 0 && len(extents) > 0 {
+		start, end := m.round(extents[0])
+		m.pending = blocklist.Extent{Offset: start, Length: end - start}
+		extents = extents[1:]
 	}
-	return m.out
+	// The extent that grows is kept in registers: through memory each step would wait for the one before it.
+	start, end := m.pending.Offset, m.pending.End()
+	for _, e := range extents {
+		nextStart, nextEnd := m.round(e)
+		if nextStart <= end {
+			end = max(end, nextEnd)
+			continue
+		}
+		out = append(out, blocklist.Extent{Offset: start, Length: end - start})
+		start, end = nextStart, nextEnd
+	}
+	m.pending = blocklist.Extent{Offset: start, Length: end - start}
+	m.out = out
+	return out
 }
 
 // flush returns what is left.

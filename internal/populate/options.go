@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"time"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
@@ -41,13 +42,19 @@ type Options struct {
 	WhenDeltaUnavailable                   string
 	BaseRestoreSizeBytes, RestoreSizeBytes int64
 	MaxResults                             int64
-	Timing                                 snapmeta.Timing
+	// Streams is the largest number of streams that are read at once, and StreamsAfter the time before there is a second.
+	Streams      int
+	StreamsAfter time.Duration
+	Timing       snapmeta.Timing
 	// ProgressAddress is host:port to listen on for those who ask how far the population is; empty: nobody can.
 	ProgressAddress string
 
 	// report is told the progress after every message; nil: nobody listens.
 	report func(outcome.Progress)
 }
+
+// maxStreams keeps a mistyped number from opening hundreds of connections.
+const maxStreams = 16
 
 // minGranularity is a sector, the smallest unit in which volumes change.
 const minGranularity = 512
@@ -158,6 +165,12 @@ func (o *Options) checkNumbers() error {
 	if g := o.GranularityBytes; g != 0 && (g < minGranularity || g&(g-1) != 0) {
 		return fmt.Errorf("--granularity-bytes is %d: give a power of two of at least %d, such as 65536", g, minGranularity)
 	}
+	if o.Streams < 1 || o.Streams > maxStreams {
+		return fmt.Errorf("--streams is %d: give 1 to read one stream, or at most %d", o.Streams, maxStreams)
+	}
+	if o.StreamsAfter < 0 {
+		return fmt.Errorf("--streams-after is %s: give 0 to begin with all streams, or a duration such as 1.5s", o.StreamsAfter)
+	}
 	if o.MaxResults > math.MaxInt32 {
 		return fmt.Errorf("--max-results is %d: give at most %d", o.MaxResults, math.MaxInt32)
 	}
@@ -207,10 +220,12 @@ func Run(ctx context.Context, o *Options, stdout io.Writer, log *slog.Logger) (o
 			MaxResults:   int32(o.MaxResults),
 			UseAllocated: o.WhenDeltaUnavailable == UseAllocated,
 		},
-		Endpoint: endpoint,
-		Token:    snapmeta.TokenFile(o.TokenFile),
-		Timing:   o.Timing,
-		Log:      log,
+		Endpoint:     endpoint,
+		Token:        snapmeta.TokenFile(o.TokenFile),
+		Streams:      o.Streams,
+		StreamsAfter: o.StreamsAfter,
+		Timing:       o.Timing,
+		Log:          log,
 	})
 	if err != nil {
 		return outcome.Result{}, outcome.Errorf(outcome.InvalidArguments, "%w", err)

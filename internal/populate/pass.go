@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/internal/claimsize"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/internal/sink"
 	"github.com/cbt-populator/cbt-populator/internal/snapmeta"
@@ -49,7 +50,7 @@ type pass struct {
 func run(ctx context.Context, src Source, out sink.Sink, opts *Options, log *slog.Logger) (outcome.Result, error) {
 	p := &pass{src: src, out: out, opts: opts, log: log, told: time.Now()}
 	p.meter = meter{w: out, limit: opts.MaxSizeBytes}
-	trailer, receipt, err := p.copy(ctx)
+	trailer, err := p.copy(ctx)
 	if err != nil {
 		err = p.explain(ctx, err)
 		if abortErr := out.Abort(); abortErr != nil {
@@ -70,23 +71,23 @@ func run(ctx context.Context, src Source, out sink.Sink, opts *Options, log *slo
 	}
 	result.EntryCount = trailer.EntryCount
 	result.ChangedBytes = trailer.ChangedBytes
-	result.NumBytesWritten = receipt.Bytes
-	result.ListDigest = "sha256:" + hex.EncodeToString(receipt.SHA256[:])
+	result.NumBytesWritten = trailer.ListBytes
+	result.ListDigest = "sha256:" + hex.EncodeToString(trailer.ListSHA256[:])
 	return result, nil
 }
 
 // copy moves all extents and commits.
-func (p *pass) copy(ctx context.Context) (blocklist.Trailer, sink.Receipt, error) {
+func (p *pass) copy(ctx context.Context) (blocklist.Trailer, error) {
 	for {
 		extents, err := p.src.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return blocklist.Trailer{}, sink.Receipt{}, err
+			return blocklist.Trailer{}, err
 		}
 		if err := p.encode(extents); err != nil {
-			return blocklist.Trailer{}, sink.Receipt{}, err
+			return blocklist.Trailer{}, err
 		}
 		p.tell()
 	}
@@ -130,26 +131,25 @@ func (p *pass) ensureEncoder() error {
 	return nil
 }
 
-func (p *pass) finish(ctx context.Context) (blocklist.Trailer, sink.Receipt, error) {
+func (p *pass) finish(ctx context.Context) (blocklist.Trailer, error) {
 	if err := p.ensureEncoder(); err != nil {
-		return blocklist.Trailer{}, sink.Receipt{}, err
+		return blocklist.Trailer{}, err
 	}
 	if p.merger != nil {
 		if err := p.enc.Encode(p.merger.flush()); err != nil {
-			return blocklist.Trailer{}, sink.Receipt{}, err
+			return blocklist.Trailer{}, err
 		}
 	}
 	p.offset = p.header.VolumeCapacityBytes
 	trailer, err := p.enc.Finish()
 	if err != nil {
-		return blocklist.Trailer{}, sink.Receipt{}, err
+		return blocklist.Trailer{}, err
 	}
-	receipt, err := p.out.Commit(ctx)
-	if err != nil {
+	if err := p.out.Commit(ctx, sink.List{Bytes: trailer.ListBytes, SHA256: trailer.ListSHA256}); err != nil {
 		p.meter.fail(err)
-		return blocklist.Trailer{}, sink.Receipt{}, err
+		return blocklist.Trailer{}, err
 	}
-	return trailer, receipt, nil
+	return trailer, nil
 }
 
 // tell reports the progress, and logs it now and then.
@@ -185,7 +185,7 @@ func (p *pass) explain(ctx context.Context, err error) error {
 	case errors.As(err, &full):
 		return outcome.Errorf(outcome.VolumeFull, "%w%s; use a larger volume, or set a larger granularityBytes or format Binary for a shorter list",
 			full, p.estimate(func(list int64) string {
-				return fmt.Sprintf("; by its progress it takes about %d bytes, so a claim of %s would do", list, claimSize(list))
+				return fmt.Sprintf("; by its progress it takes about %d bytes, so a claim of %dMi would do", list, claimsize.For(list)>>20)
 			}))
 	case p.meter.err != nil:
 		return outcome.Errorf(outcome.OutputFailed, "write the list to %s: %w", p.opts.Output, err)
@@ -201,13 +201,6 @@ func (p *pass) estimate(render func(list int64) string) string {
 		return ""
 	}
 	return render(int64(float64(p.meter.wanted) / float64(p.offset) * float64(capacity)))
-}
-
-// claimSize returns the size of a PersistentVolumeClaim for a list of that many bytes: a tenth and 32 MiB more, for what
-// file systems keep for themselves and for an estimate that was short, in whole MiB.
-func claimSize(list int64) string {
-	const mib = 1 << 20
-	return fmt.Sprintf("%dMi", (list+list/10)/mib+33)
 }
 
 // errTooLarge says that the list exceeds the bound that the user set.

@@ -73,13 +73,13 @@ func (v *volume) Write(p []byte) (int, error) {
 	return v.Stream.Write(p)
 }
 
-func (v *volume) Commit(ctx context.Context) (sink.Receipt, error) {
+func (v *volume) Commit(ctx context.Context, list sink.List) error {
 	if v.commitErr != nil {
-		return sink.Receipt{}, v.commitErr
+		return v.commitErr
 	}
-	receipt, err := v.Stream.Commit(ctx)
+	err := v.Stream.Commit(ctx, list)
 	v.committed = err == nil
-	return receipt, err
+	return err
 }
 
 func (v *volume) Abort() error {

@@ -241,10 +241,15 @@ func fill(s Sink) error {
 			return errors.Join(err, s.Abort())
 		}
 	}
-	if _, err := s.Commit(context.Background()); err != nil {
+	if err := s.Commit(context.Background(), listOf(whole())); err != nil {
 		return errors.Join(err, s.Abort())
 	}
 	return nil
+}
+
+// listOf is what an encoder says of a list.
+func listOf(content string) List {
+	return List{Bytes: int64(len(content)), SHA256: sha256.Sum256([]byte(content))}
 }
 
 // checkFiles checks what a crash or a failure left: a whole list or none, no digest without its list, and the foreign file.

@@ -38,7 +38,7 @@ func newDevice(fs fileSystem, path string, record func(int64, [32]byte) []byte, 
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", err)
 	}
-	s := &Device{path: path, d: d, open: true, size: size, record: record, tally: newTally()}
+	s := &Device{path: path, d: d, open: true, size: size, record: record}
 	if size < DeviceHeaderBytes {
 		return nil, errors.Join(s.full(0), d.Close())
 	}
@@ -95,23 +95,22 @@ func (s *Device) Write(p []byte) (int, error) {
 }
 
 // Commit implements Sink.
-func (s *Device) Commit(ctx context.Context) (Receipt, error) {
+func (s *Device) Commit(ctx context.Context, list List) error {
 	if err := s.sync(); err != nil {
-		return Receipt{}, err
+		return err
 	}
-	if err := ctx.Err(); err != nil {
-		return Receipt{}, err
+	if err := s.tally.check(ctx, s.path, list); err != nil {
+		return err
 	}
-	receipt := s.tally.receipt()
-	if err := s.writeHeader(s.record(receipt.Bytes, receipt.SHA256)); err != nil {
-		return Receipt{}, err
+	if err := s.writeHeader(s.record(list.Bytes, list.SHA256)); err != nil {
+		return err
 	}
 	s.open = false
 	if err := s.d.Close(); err != nil {
-		return Receipt{}, fmt.Errorf("close %s: %w", s.path, err)
+		return fmt.Errorf("close %s: %w", s.path, err)
 	}
 	s.committed = true
-	return receipt, nil
+	return nil
 }
 
 // Abort implements Sink. The first block is zeroed again, because a commit may have failed after it wrote the record.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -57,10 +58,8 @@ func testRecord(n int64, sum [32]byte) []byte {
 // deviceList returns the list that a reader accepts from a device with that content: the record is whole and matches.
 func deviceList(content []byte) (string, bool) {
 	for _, list := range []string{whole(), oldList} {
-		t := newTally()
-		t.add([]byte(list))
-		r := t.receipt()
-		record := testRecord(r.Bytes, r.SHA256)
+		l := listOf(list)
+		record := testRecord(l.Bytes, l.SHA256)
 		if bytes.HasPrefix(content, record) && bytes.HasPrefix(content[DeviceHeaderBytes:], []byte(list)) {
 			return list, true
 		}
@@ -74,9 +73,8 @@ func deviceList(content []byte) (string, bool) {
 func newDeviceFS(size int) *fakeFS {
 	fs := newFakeFS()
 	data := make([]byte, size)
-	t := newTally()
-	t.add([]byte(oldList))
-	copy(data, testRecord(int64(len(oldList)), t.receipt().SHA256))
+	old := listOf(oldList)
+	copy(data, testRecord(old.Bytes, old.SHA256))
 	copy(data[DeviceHeaderBytes:], oldList)
 	fs.device = &fakeDevice{data: data, durable: slices.Clone(data)}
 	return fs
@@ -228,7 +226,7 @@ func TestAbort(t *testing.T) {
 			t.Fatal(err)
 		}
 		if commit {
-			if _, err := s.Commit(ended); !errors.Is(err, context.Canceled) {
+			if err := s.Commit(ended, listOf(whole())); !errors.Is(err, context.Canceled) {
 				t.Errorf("a cancelled commit: %v", err)
 			}
 		}
@@ -237,6 +235,42 @@ func TestAbort(t *testing.T) {
 		}
 		entries, err := os.ReadDir(dir)
 		if err != nil || len(entries) != 0 {
+			t.Errorf("the folder holds %v, %v", entries, err)
+		}
+	}
+}
+
+// TestShortList refuses to commit when the bytes written are not as many as the list has.
+func TestShortList(t *testing.T) {
+	dir := t.TempDir()
+	for _, missing := range []int{-1, 1} {
+		fs := newDeviceFS(2 * DeviceHeaderBytes)
+		d, err := newDevice(fs, "/dev/target", testRecord, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := NewFile(dir, testName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []Sink{d, f, NewStream(io.Discard)} {
+			if _, err := io.WriteString(s, whole()); err != nil {
+				t.Fatal(err)
+			}
+			list := listOf(whole())
+			list.Bytes += int64(missing)
+			want := fmt.Sprintf("the list has %d bytes, but %d were written", list.Bytes, len(whole()))
+			if err := s.Commit(t.Context(), list); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%T: the error is %v", s, err)
+			}
+			if err := s.Abort(); err != nil {
+				t.Error(err)
+			}
+		}
+		if list, ok := deviceList(fs.device.data); ok {
+			t.Errorf("the device holds %q", list)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 			t.Errorf("the folder holds %v, %v", entries, err)
 		}
 	}

@@ -31,7 +31,7 @@ type File struct {
 func NewFile(dir, name string) (*File, error) { return newFile(osFS{}, dir, name) }
 
 func newFile(fs fileSystem, dir, name string) (*File, error) {
-	s := &File{fs: fs, dir: dir, name: name, tally: newTally()}
+	s := &File{fs: fs, dir: dir, name: name}
 	if err := s.clean(); err != nil {
 		return nil, err
 	}
@@ -75,35 +75,34 @@ func (s *File) Write(p []byte) (int, error) {
 }
 
 // Commit implements Sink.
-func (s *File) Commit(ctx context.Context) (Receipt, error) {
-	if err := ctx.Err(); err != nil {
-		return Receipt{}, err
+func (s *File) Commit(ctx context.Context, list List) error {
+	if err := s.tally.check(ctx, s.path(), list); err != nil {
+		return err
 	}
 	s.open = false
 	if err := s.syncAndClose(s.f, s.tempPath()); err != nil {
-		return Receipt{}, err
+		return err
 	}
-	receipt := s.tally.receipt()
-	if err := s.writeDigest(receipt); err != nil {
-		return Receipt{}, err
+	if err := s.writeDigest(list); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
-		return Receipt{}, err
+		return err
 	}
 	for _, step := range [][2]string{{s.tempPath(), s.path()}, {s.tempDigestPath(), s.digestPath()}} {
 		if err := s.fs.Rename(step[0], step[1]); err != nil {
-			return Receipt{}, s.tally.wrap("rename", step[0], 0, err)
+			return s.tally.wrap("rename", step[0], 0, err)
 		}
 		if err := s.fs.SyncDir(s.dir); err != nil {
-			return Receipt{}, s.tally.wrap("sync", s.dir, 0, err)
+			return s.tally.wrap("sync", s.dir, 0, err)
 		}
 	}
 	s.committed = true
-	return receipt, nil
+	return nil
 }
 
-func (s *File) writeDigest(r Receipt) error {
-	line := fmt.Sprintf("%x  %s\n", r.SHA256, s.name)
+func (s *File) writeDigest(list List) error {
+	line := fmt.Sprintf("%x  %s\n", list.SHA256, s.name)
 	f, err := s.fs.Create(s.tempDigestPath())
 	if err != nil {
 		return s.tally.wrap("create", s.tempDigestPath(), len(line), err)

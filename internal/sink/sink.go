@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"syscall"
 )
@@ -18,17 +17,19 @@ import (
 // be called.
 type Sink interface {
 	io.Writer
-	// Commit makes the list durable and then visible. It does nothing if ctx has ended.
-	Commit(ctx context.Context) (Receipt, error)
+	// Commit makes the list durable and then visible. It does nothing if ctx has ended or if the bytes that were
+	// written are not as many as the list has.
+	Commit(ctx context.Context, list List) error
 	// Abort removes what was written. After a successful Commit it does nothing.
 	Abort() error
 }
 
-// Receipt says what was committed.
-type Receipt struct {
+// List is what is known of a list by whoever wrote it.
+type List struct {
 	// Bytes is the size of the list.
 	Bytes int64
-	// SHA256 is the digest of the list's bytes.
+	// SHA256 is the digest of the list's bytes. It is the encoder's, taken from the very memory that it handed to
+	// Write: digesting a list again here would cost more CPU time than all the rest of writing it.
 	SHA256 [sha256.Size]byte
 }
 
@@ -59,23 +60,17 @@ func (e *FullError) Error() string {
 // Unwrap returns the cause.
 func (e *FullError) Unwrap() error { return e.Err }
 
-// tally counts and digests the bytes of a list.
-type tally struct {
-	bytes int64
-	hash  hash.Hash
-}
+// tally counts the bytes of a list that were written.
+type tally struct{ bytes int64 }
 
-func newTally() tally { return tally{hash: sha256.New()} }
+func (t *tally) add(p []byte) { t.bytes += int64(len(p)) }
 
-func (t *tally) add(p []byte) {
-	t.bytes += int64(len(p))
-	t.hash.Write(p) // never fails, says package hash
-}
-
-func (t *tally) receipt() Receipt {
-	r := Receipt{Bytes: t.bytes}
-	t.hash.Sum(r.SHA256[:0])
-	return r
+// check refuses to commit a list of which something else was written than it has.
+func (t *tally) check(ctx context.Context, path string, list List) error {
+	if t.bytes != list.Bytes {
+		return fmt.Errorf("commit %s: the list has %d bytes, but %d were written", path, list.Bytes, t.bytes)
+	}
+	return ctx.Err()
 }
 
 // wrap names the action and the path of err, and turns "no space" into a FullError.

@@ -13,7 +13,7 @@ type Stream struct {
 }
 
 // NewStream returns a sink that writes to w, which it does not close.
-func NewStream(w io.Writer) *Stream { return &Stream{w: w, tally: newTally()} }
+func NewStream(w io.Writer) *Stream { return &Stream{w: w} }
 
 // Write appends to the list.
 func (s *Stream) Write(p []byte) (int, error) {
@@ -24,12 +24,9 @@ func (s *Stream) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Commit returns the receipt; there is nothing to make durable.
-func (s *Stream) Commit(ctx context.Context) (Receipt, error) {
-	if err := ctx.Err(); err != nil {
-		return Receipt{}, err
-	}
-	return s.tally.receipt(), nil
+// Commit only checks; there is nothing to make durable.
+func (s *Stream) Commit(ctx context.Context, list List) error {
+	return s.tally.check(ctx, "the output stream", list)
 }
 
 // Abort does nothing: what was written cannot be taken back.

@@ -1,0 +1,61 @@
+package populate
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+
+	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
+)
+
+// Preview returns what a population with these options would write: the list's header, and its extents in batches that are
+// valid until the next one is asked for; a failure of src is the last pair. It waits for the first extents, because the
+// header needs what they tell. The extents can be walked over once.
+func Preview(ctx context.Context, src Source, o *Options) (blocklist.Header, iter.Seq2[[]blocklist.Extent, error], error) {
+	first, err := src.Next(ctx)
+	ended := errors.Is(err, io.EOF)
+	if err != nil && !ended {
+		return blocklist.Header{}, nil, err
+	}
+	h := o.header(src.Info())
+	if h.VolumeCapacityBytes <= 0 {
+		return blocklist.Header{}, nil, outcome.Errorf(outcome.InvalidArguments, "the driver sent an empty list without the volume's capacity, and no snapshot has a restore size")
+	}
+	raw := func(yield func([]blocklist.Extent, error) bool) {
+		for batch := first; !ended; {
+			if !yield(batch, nil) {
+				return
+			}
+			if batch, err = src.Next(ctx); errors.Is(err, io.EOF) {
+				return
+			} else if err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+	}
+	if !h.Merged {
+		return h, raw, nil
+	}
+	return h, merged(raw, &merger{granularity: h.GranularityBytes, capacity: h.VolumeCapacityBytes}), nil
+}
+
+// merged passes extents through m.
+func merged(extents iter.Seq2[[]blocklist.Extent, error], m *merger) iter.Seq2[[]blocklist.Extent, error] {
+	return func(yield func([]blocklist.Extent, error) bool) {
+		for batch, err := range extents {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if batch = m.add(batch); len(batch) > 0 && !yield(batch, nil) {
+				return
+			}
+		}
+		if rest := m.flush(); len(rest) > 0 {
+			yield(rest, nil)
+		}
+	}
+}
