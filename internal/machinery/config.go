@@ -4,11 +4,15 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
+	"github.com/cbt-populator/cbt-populator/internal/tracing"
 )
 
 // Config says how claims are filled. The zero value of a field that is not required stands for its default, which Default
@@ -26,6 +30,10 @@ type Config struct {
 	// MaxConcurrentPerDriver bounds them per CSI driver. Default MaxConcurrent.
 	MaxConcurrentPerDriver int
 
+	// StreamsPerDriver bounds the streams that all pods for one CSI driver may read at once. A pod gets what the others
+	// leave of it, but no more than Pod.Streams, and always one. Default 12.
+	StreamsPerDriver int
+
 	// RetryBase and RetryMax bound the wait between attempts after a failure that may pass: RetryBase doubles with each
 	// attempt up to RetryMax. Defaults 10 s and 5 min.
 	RetryBase, RetryMax time.Duration
@@ -38,9 +46,19 @@ type Config struct {
 	// PrimeLabels and PrimeAnnotations are added to prime claims; they cannot replace the ones that the controller sets.
 	PrimeLabels, PrimeAnnotations map[string]string
 
+	// Metrics is where the library's metrics are registered. Default controller-runtime's registry, which the manager serves.
+	Metrics prometheus.Registerer
+
 	// rejectedWait is the wait before another attempt after the API server refused a pod, should no watch wake the claim
 	// before.
 	rejectedWait time.Duration
+
+	// References decides which claims may be filled from ChangedBlockRanges of other namespaces; nil: none. It has to be
+	// added to the manager by whoever made it.
+	References *reference.Policy
+
+	// Tracer is told about claims that were filled; nil: nobody is.
+	Tracer *tracing.Tracer
 
 	// Pod is what cluster administrators may choose about populator pods.
 	Pod PodConfig
@@ -69,8 +87,10 @@ type PodConfig struct {
 	// nodes to the pod's user (containerd and CRI-O: device_ownership_from_security_context = true); without that the
 	// populator cannot open the device.
 	BlockNonRoot bool
-	// MaxResults is the number of extents that the populator asks for in one message; 0 leaves it to the driver.
+	// MaxResults is the number of extents that the populator asks for in one message; 0 leaves it to the populator.
 	MaxResults int32
+	// Streams is the number of streams that one populator may read at once. Default 4.
+	Streams int
 	// MaxAttempts is the number of attempts without progress after which the populator gives up; 0 leaves it to the
 	// populator.
 	MaxAttempts int
@@ -78,11 +98,16 @@ type PodConfig struct {
 
 // Defaults of Config.
 const (
-	DefaultShards         = 8
-	DefaultMaxConcurrent  = 20
-	DefaultRetryBase      = 10 * time.Second
-	DefaultRetryMax       = 5 * time.Minute
-	DefaultRecheckAfter   = 10 * time.Minute
+	DefaultShards        = 8
+	DefaultMaxConcurrent = 20
+	DefaultStreams       = 4
+	DefaultRetryBase     = 10 * time.Second
+	DefaultRetryMax      = 5 * time.Minute
+	DefaultRecheckAfter  = 10 * time.Minute
+	// DefaultStreamsPerDriver is what a metadata service takes with the five requests to the API server a second that it
+	// allows itself: each call costs it two, and one stream makes a call every few seconds.
+	DefaultStreamsPerDriver = 12
+
 	DefaultServiceAccount = "cbt-populator-worker"
 
 	DefaultFailedPodRetention = time.Hour
@@ -96,15 +121,20 @@ func (c *Config) Default() {
 	setDefault(&c.Shards, DefaultShards)
 	setDefault(&c.MaxConcurrent, DefaultMaxConcurrent)
 	setDefault(&c.MaxConcurrentPerDriver, c.MaxConcurrent)
+	setDefault(&c.StreamsPerDriver, DefaultStreamsPerDriver)
 	setDefault(&c.RetryBase, DefaultRetryBase)
 	setDefault(&c.RetryMax, DefaultRetryMax)
 	setDefault(&c.RecheckAfter, DefaultRecheckAfter)
 	setDefault(&c.rejectedWait, defaultRejectedWait)
+	if c.Metrics == nil {
+		c.Metrics = ctrlmetrics.Registry
+	}
 	if c.FailedPodRetention == nil {
 		c.FailedPodRetention = ptr.To(DefaultFailedPodRetention)
 	}
 	setDefault(&c.Pod.ImagePullPolicy, corev1.PullIfNotPresent)
 	setDefault(&c.Pod.ServiceAccount, DefaultServiceAccount)
+	setDefault(&c.Pod.Streams, DefaultStreams)
 	if c.Pod.Resources == nil {
 		c.Pod.Resources = &corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{

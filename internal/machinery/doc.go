@@ -20,14 +20,15 @@ package machinery
 //
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=get;patch
-// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
-// +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=changedblockranges;snapshotmetadataservices,verbs=get;list;watch
+// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=list;watch
+// +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=changedblockranges,verbs=get;list;watch
+// +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=snapshotmetadataservices,verbs=list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=persistentvolumeclaims,verbs=create;delete
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=pods,verbs=get;list;watch;create;delete
-// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=resourcequotas;limitranges,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=namespaces,resourceNames=cbt-populator,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=configmaps,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=resourcequotas;limitranges,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,resourceNames=cbt-populator,verbs=list;watch
+// +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=configmaps,verbs=list;watch;create;update
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=cbt-populator,resources=leases,verbs=get;create;update
 // The leader election tells about itself by the old events API.
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=events,verbs=create;patch

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -13,6 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
+	"github.com/cbt-populator/cbt-populator/internal/tracing"
 )
 
 // actionPopulate is the action of every event of this package.
@@ -22,21 +26,23 @@ const actionPopulate = "Populate"
 // reconciler, which also writes them into the ChangedBlockRange's status. It is safe for concurrent use.
 type events struct {
 	recorder recorder.EventRecorder
+	// tracer is told the same as spans; it may be nil.
+	tracer *tracing.Tracer
 
 	mu sync.Mutex
 	// warned holds the last warning of each claim, so that it is not repeated with every retry.
 	warned map[types.UID]string
 }
 
-func newEvents(r recorder.EventRecorder) *events {
-	return &events{recorder: r, warned: map[types.UID]string{}}
+func newEvents(r recorder.EventRecorder, tracer *tracing.Tracer) *events {
+	return &events{recorder: r, tracer: tracer, warned: map[types.UID]string{}}
 }
 
 func (e *events) populating(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, attempt int) {
 	e.forget(claim.UID)
 	e.recorder.Eventf(claim, nil, corev1.EventTypeNormal, v1alpha1.ReasonPopulating, actionPopulate,
 		"Populator pod %s/%s writes the list of ChangedBlockRange %s (attempt %d).",
-		pod.Namespace, pod.Name, claim.Spec.DataSourceRef.Name, attempt)
+		pod.Namespace, pod.Name, shownSource(claim), attempt)
 }
 
 // populated tells that the claim has its volume. pod is the one that filled it.
@@ -45,9 +51,17 @@ func (e *events) populated(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod)
 	if err != nil {
 		return
 	}
+	began := claim.CreationTimestamp.Time
+	e.tracer.Record(claim.UID,
+		tracing.Span{Name: "wait for volume", Start: began, End: pod.CreationTimestamp.Time},
+		tracing.Span{Name: tracing.Root, Start: began, End: time.Now(), Attributes: []attribute.KeyValue{
+			attribute.String("k8s.namespace.name", claim.Namespace),
+			attribute.String("k8s.persistentvolumeclaim.name", claim.Name),
+			attribute.String("cbt.changedblockrange", shownSource(claim)),
+		}})
 	e.recorder.Eventf(claim, nil, corev1.EventTypeNormal, v1alpha1.ReasonPopulated, actionPopulate,
 		"The volume holds the %s list of ChangedBlockRange %s: %d entries, %d changed bytes, a list of %d bytes.",
-		result.Mode, claim.Spec.DataSourceRef.Name, result.EntryCount, result.ChangedBytes, result.NumBytesWritten)
+		result.Mode, shownSource(claim), result.EntryCount, result.ChangedBytes, result.NumBytesWritten)
 }
 
 // warn tells about something that keeps the claim from being populated, once for as long as it stays the same.
@@ -80,12 +94,30 @@ func (e *events) forget(claim types.UID) {
 	delete(e.warned, claim)
 }
 
+// retract lets the next warning about the claim through if the last one was given for one of reasons, which is no more.
+func (e *events) retract(claim types.UID, reasons ...string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, reason := range reasons {
+		if strings.HasPrefix(e.warned[claim], reason) {
+			delete(e.warned, claim)
+		}
+	}
+}
+
+// shownSource names the claim's ChangedBlockRange for readers of the claim.
+func shownSource(claim *corev1.PersistentVolumeClaim) string {
+	source, _ := reference.Of(claim)
+	return reference.Shown(claim.Namespace, source)
+}
+
 // libraryRecorder is the recorder that the library gets. The library tells about every retry, about waiting, and, each time
 // it looks at a claim that was filled long ago, that it has finished. Only one thing it tells is news: that no prime claim can
 // be made.
 type libraryRecorder struct {
-	events  *events
-	refused *refusals
+	events   *events
+	refused  *refusals
+	settling *settling
 }
 
 var _ record.EventRecorder = libraryRecorder{}
@@ -102,6 +134,7 @@ func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args
 	if !ok || reason != libraryReasonPrime || len(args) == 0 {
 		return
 	}
+	r.settling.end(claim.UID)
 	err, ok := args[0].(error)
 	if !ok || apierrors.IsAlreadyExists(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) {
 		return

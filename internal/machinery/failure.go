@@ -2,7 +2,6 @@ package machinery
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -14,21 +13,9 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
-// failure is what decides about the next attempt once one has failed. It is read from the failed pod; before that is removed
-// it is written to the prime claim as annotationFailure, where it outlives the pod and a restart of the controller, and
-// goes with the volume that it is about.
-type failure struct {
-	SourceUID string         `json:"sourceUID"`
-	Source    string         `json:"source"`
-	Setting   string         `json:"setting"`
-	Reason    outcome.Reason `json:"reason,omitempty"` // empty: it left no result
-	Attempt   int            `json:"attempt"`
-	At        time.Time      `json:"at"`
-}
-
 // failureOf reads the failure of a pod that ended without a list.
-func failureOf(pod *corev1.Pod) failure {
-	f := failure{
+func failureOf(pod *corev1.Pod) outcome.Failure {
+	f := outcome.Failure{
 		SourceUID: pod.Labels[v1alpha1.LabelChangedBlockRangeUID],
 		Source:    pod.Annotations[annotationSource],
 		Setting:   pod.Annotations[annotationSetting],
@@ -37,19 +24,15 @@ func failureOf(pod *corev1.Pod) failure {
 	}
 	// Without a result, the reason stays empty and another attempt follows.
 	if result, err := podResult(pod); err == nil {
-		f.Reason = result.Reason
+		f.Reason, f.Message = result.Reason, result.Message
 	}
 	return f
 }
 
-// rememberedFailure returns the failure that is written on a prime claim; false if there is none.
-func rememberedFailure(prime *corev1.PersistentVolumeClaim) (failure, bool) {
-	var f failure
-	// What somebody else wrote there is as good as nothing.
-	if err := json.Unmarshal([]byte(prime.Annotations[annotationFailure]), &f); err != nil || f.Attempt < 1 {
-		return failure{}, false
-	}
-	return f, true
+// rememberedFailure returns the failure that is written on a prime claim; false if there is none. What somebody else wrote
+// there is as good as nothing.
+func rememberedFailure(prime *corev1.PersistentVolumeClaim) (outcome.Failure, bool) {
+	return outcome.ParseFailure(prime.Annotations[v1alpha1.AnnotationFailure])
 }
 
 // retire removes a failed pod whose logs were kept long enough. What it knew is on the prime claim first, in the cache as
@@ -57,11 +40,11 @@ func rememberedFailure(prime *corev1.PersistentVolumeClaim) (failure, bool) {
 func (f *filler) retire(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim, pod *corev1.Pod) error {
 	failed := failureOf(pod)
 	if known, ok := rememberedFailure(prime); !ok || known != failed {
-		data, err := json.Marshal(failed)
+		annotation, err := failed.Marshal()
 		if err != nil {
-			return fmt.Errorf("encode the failure of pod %s: %w", pod.Name, err)
+			return fmt.Errorf("remember pod %s: %w", pod.Name, err)
 		}
-		if err := f.remember(ctx, prime, string(data)); err != nil {
+		if err := f.remember(ctx, prime, annotation); err != nil {
 			return err
 		}
 		return f.wait(ctx, claim, "the failure to be remembered", 0)
@@ -98,12 +81,12 @@ func (f *filler) resume(ctx context.Context, target podClaim, source podSource, 
 func (f *filler) remember(ctx context.Context, prime *corev1.PersistentVolumeClaim, failed string) error {
 	changed := prime.DeepCopy()
 	if failed == "" {
-		delete(changed.Annotations, annotationFailure)
+		delete(changed.Annotations, v1alpha1.AnnotationFailure)
 	} else {
 		if changed.Annotations == nil {
 			changed.Annotations = map[string]string{}
 		}
-		changed.Annotations[annotationFailure] = failed
+		changed.Annotations[v1alpha1.AnnotationFailure] = failed
 	}
 	// Only this prime claim: another one of the same name would not be about the same volume.
 	patch := client.MergeFromWithOptions(prime, client.MergeFromWithOptimisticLock{})

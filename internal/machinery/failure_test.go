@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
@@ -64,7 +65,7 @@ func TestFailedPodIsRemovedAndRemembered(t *testing.T) {
 	if pod == nil || attemptOf(pod) != 2 {
 		t.Fatalf("pod %v, want the second attempt", pod)
 	}
-	if b.target.prime.Annotations[annotationFailure] != "" {
+	if b.target.prime.Annotations[v1alpha1.AnnotationFailure] != "" {
 		t.Error("the failure is still remembered while the next attempt runs")
 	}
 }
@@ -79,14 +80,14 @@ func TestTerminalFailureOutlivesItsPod(t *testing.T) {
 	claim := w.addClaim("claim", "range")
 	w.eventually("the failed pod is gone and remembered", func() bool {
 		prime := w.prime(claim)
-		return prime != nil && prime.Annotations[annotationFailure] != "" && w.pod(claim) == nil
+		return prime != nil && prime.Annotations[v1alpha1.AnnotationFailure] != "" && w.pod(claim) == nil
 	})
 	w.fake.SetKubelet(fill(t))
 	w.stop()
 	w.startController()
 	w.touch(claim)
 	w.waitGated("barrier")
-	if w.prime(claim).Annotations[annotationFailure] == "" || w.pod(claim) != nil {
+	if w.prime(claim).Annotations[v1alpha1.AnnotationFailure] == "" || w.pod(claim) != nil {
 		t.Fatal("the claim was tried again although nothing had changed")
 	}
 	w.stop()
@@ -105,7 +106,7 @@ func TestRangeOfAFailedClaimCanBeDeleted(t *testing.T) {
 	claim := w.addClaim("claim", "range")
 	w.eventually("the failed pod is gone and remembered", func() bool {
 		prime := w.prime(claim)
-		return prime != nil && prime.Annotations[annotationFailure] != "" && w.pod(claim) == nil
+		return prime != nil && prime.Annotations[v1alpha1.AnnotationFailure] != "" && w.pod(claim) == nil
 	})
 	w.remove(cbr)
 	w.eventually("the range is gone", func() bool { return !w.get(cbr.DeepCopy()) })

@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
 // Field indexes of PersistentVolumeClaims in the manager's cache. The names are this package's own: an index can be
@@ -21,27 +22,39 @@ const (
 	indexUID = "machinery.uid"
 	// indexClass maps a StorageClass to the claims that are filled from a ChangedBlockRange and name it.
 	indexClass = "machinery.class"
+	// indexForeign maps a namespace, and the value anywhere, to the claims of other namespaces that refer to it.
+	indexForeign = "machinery.foreign"
 )
+
+// anywhere is a value of indexForeign that no namespace has.
+const anywhere = "*"
 
 // registerIndexes registers this package's field indexes. Call it before the cache starts.
 func registerIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	for name, extract := range map[string]client.IndexerFunc{
 		indexSource: func(o client.Object) []string {
-			if source, ok := sourceOf(o.(*corev1.PersistentVolumeClaim)); ok {
+			if source, ok := reference.Of(o.(*corev1.PersistentVolumeClaim)); ok {
 				return []string{source.String()}
 			}
 			return nil
 		},
 		indexUID: func(o client.Object) []string {
-			if _, ok := sourceOf(o.(*corev1.PersistentVolumeClaim)); ok {
+			if _, ok := reference.Of(o.(*corev1.PersistentVolumeClaim)); ok {
 				return []string{string(o.GetUID())}
 			}
 			return nil
 		},
 		indexClass: func(o client.Object) []string {
 			claim := o.(*corev1.PersistentVolumeClaim)
-			if _, ok := sourceOf(claim); ok && claim.Spec.StorageClassName != nil {
+			if _, ok := reference.Of(claim); ok && claim.Spec.StorageClassName != nil {
 				return []string{*claim.Spec.StorageClassName}
+			}
+			return nil
+		},
+		indexForeign: func(o client.Object) []string {
+			claim := o.(*corev1.PersistentVolumeClaim)
+			if source, ok := reference.Of(claim); ok && source.Namespace != claim.Namespace {
+				return []string{source.Namespace, anywhere}
 			}
 			return nil
 		},
@@ -55,13 +68,20 @@ func registerIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 
 // gate decides which claims the library may work on. It reads caches only.
 type gate struct {
-	cache     client.Reader
-	namespace string
+	cache      client.Reader
+	namespace  string
+	references *reference.Policy
+	settling   *settling
 }
 
-// admit reports whether the library may work on the claim with this key now. What it refuses, a watch brings back:
-// of claims (the library's own), of ChangedBlockRanges and StorageClasses (wake.go), or the releaser takes care of it.
-func (g *gate) admit(key string) bool {
+// admitOwn is admit for claims that refer to a ChangedBlockRange of their own namespace, admitForeign for the others.
+func (g *gate) admitOwn(key string) bool     { return g.admit(key, false) }
+func (g *gate) admitForeign(key string) bool { return g.admit(key, true) }
+
+// admit reports whether the library may work on the claim with this key now. What it refuses, a watch brings back: of
+// claims (the library's own), of ChangedBlockRanges and StorageClasses (wake.go), of ReferenceGrants (foreign.go), or the
+// releaser takes care of it.
+func (g *gate) admit(key string, foreign bool) bool {
 	name, ok := parseClaimKey(key)
 	if !ok || name.Namespace == g.namespace {
 		return false
@@ -71,12 +91,21 @@ func (g *gate) admit(key string) bool {
 	if err := g.cache.Get(ctx, name, &claim); err != nil {
 		return false
 	}
-	source, ok := sourceOf(&claim)
+	source, ok := reference.Of(&claim)
 	if !ok || claim.DeletionTimestamp != nil {
 		// A claim that is being deleted is the releaser's.
 		return false
 	}
 	switch {
+	case reference.Foreign(&claim) != foreign:
+		// Another queue's.
+		return false
+	case g.settling.has(&claim):
+		// Its next version brings it back.
+		return false
+	case g.references.Refused(&claim) != nil:
+		// What was begun is the releaser's, which makes it undone. No object of the other namespace is looked at.
+		return false
 	case !g.exists(ctx, source):
 		// What was begun is the releaser's, which makes it undone.
 		return false

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
 // giveUp ends the population of a claim that failed for good, and whose failed pod is removed, when its ChangedBlockRange is
@@ -33,7 +34,7 @@ func (r *releaser) giveUp(ctx context.Context, claim, prime *corev1.PersistentVo
 		r.starts.forget(claim.UID)
 		return deleteExactly(ctx, r.client, prime)
 	}
-	source, ok := sourceOf(claim)
+	source, ok := reference.Of(claim)
 	if !ok || failed.Reason.Class() != outcome.Terminal {
 		return nil
 	}
@@ -51,14 +52,17 @@ func (r *releaser) giveUp(ctx context.Context, claim, prime *corev1.PersistentVo
 	return r.removeFinalizer(ctx, claim.DeepCopy())
 }
 
-// abandoned reports whether the ChangedBlockRange of a claim is gone although there are temporary objects of the claim. Nobody
-// knows whether it comes back, and the library does nothing about a claim without it, not even clean up; so the claim
-// becomes one that was never begun. A volume that was handed over stays the claim's. That it is gone is not believed
-// of the cache alone.
+// abandoned reports whether the ChangedBlockRange of a claim is gone, or the claim may not refer to it any more, although there
+// are temporary objects of the claim. Nobody knows whether that changes again, and the library does nothing about such a
+// claim, not even clean up; so the claim becomes one that was never begun. A volume that was handed over stays the
+// claim's. That it is so is not believed of the cache alone.
 func (r *releaser) abandoned(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, prime *corev1.PersistentVolumeClaim) (bool, error) {
-	source, ok := sourceOf(claim)
+	source, ok := reference.Of(claim)
 	if !ok || (pod == nil && prime == nil && !hasFinalizer(claim)) {
 		return false, nil
+	}
+	if withdrawn, err := r.references.Withdrawn(ctx, claim); withdrawn || err != nil {
+		return withdrawn, err
 	}
 	for _, reader := range []client.Reader{r.client, r.live} {
 		var cbr v1alpha1.ChangedBlockRange

@@ -35,7 +35,9 @@ const stopTimeout = 20 * time.Second
 //   - When the stop channel closes it does not wait for the sync that runs. The queue does.
 //   - It lists and watches the whole cluster once per instance. It is given the manager's informers instead.
 type library struct {
-	queues    []*claimQueue
+	queues *claimQueues
+	// foreign is closed when the instances for claims that refer to other namespaces may start; nil: never.
+	foreign   <-chan struct{}
 	cache     cache.Informers
 	settings  librarySettings
 	watchKeys func(context.Context) (stop func(), err error)
@@ -47,6 +49,10 @@ type librarySettings struct {
 	functions             populator.ProviderFunctionConfig
 	mutators              populator.MutatorConfig
 	recorder              record.EventRecorder
+	metrics               *libraryMetrics
+	// crossNamespace has the library follow references to other namespaces, by ReferenceGrants that it watches itself. It
+	// waits for these to be served before it does anything.
+	crossNamespace bool
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
@@ -75,44 +81,60 @@ func (l *library) Start(ctx context.Context) error {
 	}
 	defer stopWatching()
 
-	ended := make(chan error, len(l.queues))
-	var running []*instance
-	for _, queue := range l.queues {
+	ended := make(chan error, len(l.queues.own)+len(l.queues.foreign))
+	running := l.start(l.queues.own, l.settings, shared, ended)
+	logger.Info("library is running", "shards", len(running))
+	foreign := l.foreign
+	for stopping := false; !stopping; {
+		select {
+		case <-foreign:
+			foreign = nil
+			settings := l.settings
+			settings.crossNamespace = true
+			running = append(running, l.start(l.queues.foreign, settings, shared, ended)...)
+			logger.Info("library follows references to other namespaces", "shards", len(l.queues.foreign))
+		case <-ctx.Done():
+			stopping, err = true, nil
+		case err = <-ended:
+			stopping = true
+			if err == nil && len(signals) == 0 {
+				err = errors.New("lib-volume-populator ended by itself")
+			}
+		}
+	}
+	return errors.Join(err, stopAll(logger, l.queues.all(), running, signals)) //nolint:contextcheck // ctx has ended; stopping has a deadline of its own
+}
+
+// start starts an instance for each queue.
+func (l *library) start(queues []*claimQueue, settings librarySettings, shared sharedInformers, ended chan<- error) []*instance {
+	var started []*instance
+	for _, queue := range queues {
 		i := &instance{
 			queue:     queue,
+			shard:     shardLabel(queue, settings.crossNamespace),
 			stop:      make(chan struct{}),
 			done:      make(chan struct{}),
 			injection: injection{informers: shared, registered: make(chan struct{})},
 		}
-		running = append(running, i)
-		go i.run(l.settings, ended)
+		started = append(started, i)
+		go i.run(settings, ended)
 		// One after the other: instances share state of the process while they start.
 		select {
 		case <-i.injection.registered:
 		case <-i.done:
 		}
 	}
-	logger.Info("library is running", "shards", len(running))
-
-	select {
-	case <-ctx.Done():
-		err = nil
-	case err = <-ended:
-		if err == nil && len(signals) == 0 {
-			err = errors.New("lib-volume-populator ended by itself")
-		}
-	}
-	return errors.Join(err, stopAll(logger, running, signals)) //nolint:contextcheck // ctx has ended; stopping has a deadline of its own
+	return started
 }
 
 // stopAll ends all instances: first no new syncs, then the end of those that run, then the instances.
-func stopAll(logger logr.Logger, running []*instance, signals chan os.Signal) error {
+func stopAll(logger logr.Logger, queues []*claimQueue, running []*instance, signals chan os.Signal) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	var errs []error
-	for _, i := range running {
-		if err := i.queue.stop(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("shard %d: wait for the sync that runs: %w", i.queue.shard, err))
+	for _, q := range queues {
+		if err := q.stop(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("shard %d: wait for the sync that runs: %w", q.shard, err))
 		}
 	}
 	// From here on no signal is delivered to anyone in this process. A signal that was delivered before is also in
@@ -137,6 +159,7 @@ func stopAll(logger logr.Logger, running []*instance, signals chan os.Signal) er
 // instance is one run of the library.
 type instance struct {
 	queue     *claimQueue
+	shard     string
 	stop      chan struct{}
 	done      chan struct{}
 	injection injection
@@ -156,7 +179,10 @@ func (i *instance) run(settings librarySettings, ended chan<- error) {
 			panic(p)
 		}
 	}()
+	defer settings.metrics.close(i.shard)
 	populator.RunControllerWithConfig(populator.VolumePopulatorConfig{
+		HttpEndpoint:           settings.metrics.open(i.shard),
+		MetricsPath:            libraryMetricsPath,
 		Kubeconfig:             settings.kubeconfig,
 		Namespace:              settings.namespace,
 		Prefix:                 libraryPrefix,
@@ -168,6 +194,7 @@ func (i *instance) run(settings librarySettings, ended chan<- error) {
 		StopCh:                 i.stop,
 		Workqueue:              i.queue,
 		Recorder:               settings.recorder,
+		CrossNamespace:         settings.crossNamespace,
 	})
 }
 

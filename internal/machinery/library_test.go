@@ -2,6 +2,7 @@ package machinery
 
 import (
 	"os"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -15,7 +16,7 @@ func TestLibraryThatCannotStartIsAnError(t *testing.T) {
 	defer queue.ShutDown()
 	i := &instance{queue: queue, stop: make(chan struct{}), done: make(chan struct{}), injection: injection{registered: make(chan struct{})}}
 	ended := make(chan error, 1)
-	i.run(librarySettings{namespace: "ns", kubeconfig: filepath.Join(t.TempDir(), "missing")}, ended)
+	i.run(librarySettings{metrics: newLibraryMetrics(), namespace: "ns", kubeconfig: filepath.Join(t.TempDir(), "missing")}, ended)
 	if err := <-ended; err == nil {
 		t.Error("no error although the kubeconfig does not exist")
 	}
@@ -30,9 +31,14 @@ func TestSignalStopsOnce(t *testing.T) {
 		w.addRange("range")
 		claim := w.addClaim("claim", "range")
 		w.waitFilled(claim)
+		// The signal is delivered some time after the call that sends it; without a handler, which stopping removes, it would
+		// end the process.
+		delivered := make(chan os.Signal, 1)
+		signal.Notify(delivered, syscall.SIGTERM)
 		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
+		<-delivered
 		w.stop()
 		w.startController()
 		w.remove(claim)

@@ -16,7 +16,7 @@ import (
 // Names of temporary objects. Both derive from the claim's UID, so that the API server itself keeps a claim from having
 // two of them; the prime claim's is the library's.
 const (
-	primePrefix = "prime-"
+	primePrefix = v1alpha1.PrimeClaimPrefix
 	podPrefix   = "populate-"
 )
 
@@ -34,14 +34,9 @@ const (
 	annotationSetting = v1alpha1.GroupName + "/setting"
 )
 
-// Annotations of a prime claim that only this package reads.
-const (
-	// annotationNode is the node that the prime claim was made for, if its StorageClass waits for the first consumer.
-	annotationNode = v1alpha1.GroupName + "/node"
-	// annotationFailure is the failure (see failure.go) of the last pod that wrote to this prime claim, once the pod is
-	// removed.
-	annotationFailure = v1alpha1.GroupName + "/failure"
-)
+// annotationNode, on a prime claim, is the node that it was made for, if its StorageClass waits for the first consumer. Only this
+// package reads it.
+const annotationNode = v1alpha1.GroupName + "/node"
 
 func podName(claim types.UID) string   { return podPrefix + string(claim) }
 func primeName(claim types.UID) string { return primePrefix + string(claim) }
@@ -81,19 +76,6 @@ func claimOf(annotations map[string]string) (types.NamespacedName, bool) {
 		Name:      annotations[v1alpha1.AnnotationClaimName],
 	}
 	return name, name.Namespace != "" && name.Name != ""
-}
-
-// sourceOf returns the ChangedBlockRange that claim is to be filled from; ok is false when it is not ours to fill. A
-// reference into another namespace is not followed.
-func sourceOf(claim *corev1.PersistentVolumeClaim) (source types.NamespacedName, ok bool) {
-	ref := claim.Spec.DataSourceRef
-	if ref == nil || ref.APIGroup == nil || *ref.APIGroup != v1alpha1.GroupName || ref.Kind != v1alpha1.Kind || ref.Name == "" {
-		return types.NamespacedName{}, false
-	}
-	if ref.Namespace != nil && *ref.Namespace != claim.Namespace {
-		return types.NamespacedName{}, false
-	}
-	return types.NamespacedName{Namespace: claim.Namespace, Name: ref.Name}, true
 }
 
 // hasFinalizer reports whether the library works on claim, or left temporary objects of it.

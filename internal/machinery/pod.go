@@ -20,7 +20,7 @@ const (
 	targetPath   = "/target"
 	devicePath   = "/dev/target"
 	endpointPath = "/etc/cbt/endpoint"
-	tokenDir     = "/var/run/secrets/cbt"
+	tokenDir     = "/var/run/secrets/cbt" //nolint:gosec // a folder
 	tokenFile    = "token"
 )
 
@@ -45,11 +45,13 @@ type podSource struct {
 	service *smsv1beta1.SnapshotMetadataService
 }
 
-// podClaim is what is filled, and which attempt this is, from 1.
+// podClaim is what is filled, which attempt this is, from 1, and what the pod is allowed.
 type podClaim struct {
 	claim   *corev1.PersistentVolumeClaim
 	prime   *corev1.PersistentVolumeClaim
 	attempt int
+	// streams is the number of streams that the pod may read at once.
+	streams int
 }
 
 // block reports whether the claim asks for a raw device.
@@ -108,21 +110,10 @@ func podMeta(cfg *Config, source podSource, target podClaim) metav1.ObjectMeta {
 		annotationAttempt:                    strconv.Itoa(target.attempt),
 		annotationPrimeUID:                   string(target.prime.UID),
 		v1alpha1.AnnotationDriver:            source.cbr.Status.Driver,
-		annotationSource:                     sourceDigest(source),
+		annotationSource:                     source.cbr.ListFingerprint(),
 		annotationSetting:                    settingDigest(cfg, source),
 	})
 	return meta
-}
-
-// sourceDigest covers what decides about the content of the list.
-func sourceDigest(source podSource) string {
-	return digest(struct {
-		Spec     v1alpha1.ChangedBlockRangeSpec
-		Driver   string
-		From, To string
-	}{
-		source.cbr.Spec, source.cbr.Status.Driver, source.cbr.Status.FromSnapshotHandle, source.cbr.Status.ToSnapshotHandle,
-	})
 }
 
 // settingDigest covers what a failure may be due to beside the source.
@@ -203,6 +194,9 @@ func populateContainer(cfg *Config, source podSource, target podClaim) corev1.Co
 	return c
 }
 
+// streamsFlag is looked for in the pods of other processes.
+const streamsFlag = "streams"
+
 // populatorArgs returns the populator's command line. Every flag is one argument, so that a value that starts with a
 // dash stays a value.
 func populatorArgs(cfg *Config, source podSource, target podClaim) []string {
@@ -229,6 +223,7 @@ func populatorArgs(cfg *Config, source podSource, target podClaim) []string {
 		{"base-restore-size-bytes", positive(status.FromRestoreSizeBytes)},
 		{"restore-size-bytes", positive(status.ToRestoreSizeBytes)},
 		{"progress-address", fmt.Sprintf(":%d", outcome.ProgressPort)},
+		{streamsFlag, strconv.Itoa(target.streams)},
 		{"max-results", positive(ptr.To(int64(cfg.Pod.MaxResults)))},
 		{"max-attempts", positive(ptr.To(int64(cfg.Pod.MaxAttempts)))},
 	}

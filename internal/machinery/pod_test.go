@@ -102,9 +102,9 @@ func TestDigests(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg, source := sampleConfig(), sampleSource()
-			beforeSource, beforeSetting := sourceDigest(source), settingDigest(cfg, source)
+			beforeSource, beforeSetting := source.cbr.ListFingerprint(), settingDigest(cfg, source)
 			test.change(cfg, &source)
-			if got := sourceDigest(source) != beforeSource; got != test.source {
+			if got := source.cbr.ListFingerprint() != beforeSource; got != test.source {
 				t.Errorf("the source's digest changed: %v, want %v", got, test.source)
 			}
 			if got := settingDigest(cfg, source) != beforeSetting; got != test.setting {

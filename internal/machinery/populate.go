@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
 const (
@@ -42,7 +43,8 @@ type filler struct {
 	events   *events
 	refused  *refusals
 	clock    clock.PassiveClock
-	announce func(key string, wait time.Duration)
+	settling *settling
+	announce func(claim *corev1.PersistentVolumeClaim, wait time.Duration)
 }
 
 // functions returns f as the library wants it.
@@ -77,7 +79,7 @@ func (f *filler) wait(ctx context.Context, claim *corev1.PersistentVolumeClaim, 
 		d = safetyNet
 	}
 	log.FromContext(ctx).V(1).Info("claim waits", "for", why, "atMost", d)
-	f.announce(claimKey(nameOf(claim)), d)
+	f.announce(claim, d)
 	return errWaiting
 }
 
@@ -127,9 +129,9 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 // source looks up what the claim is filled from. Its service is nil while no pod can be built.
 func (f *filler) source(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim) (podSource, wanted, error) {
 	want := wanted{primeUID: string(prime.UID)}
-	name, ok := sourceOf(claim)
+	name, ok := reference.Of(claim)
 	if !ok {
-		return podSource{}, want, fmt.Errorf("claim %s: it names no ChangedBlockRange of its own namespace", nameOf(claim))
+		return podSource{}, want, fmt.Errorf("claim %s: it names no ChangedBlockRange", nameOf(claim))
 	}
 	var cbr v1alpha1.ChangedBlockRange
 	if err := f.client.Get(ctx, name, &cbr); err != nil {
@@ -152,7 +154,7 @@ func (f *filler) source(ctx context.Context, claim, prime *corev1.PersistentVolu
 		return source, want, fmt.Errorf("get SnapshotMetadataService %s: %w", cbr.Status.Driver, err)
 	}
 	source.service = &service
-	want.source = sourceDigest(source)
+	want.source = source.cbr.ListFingerprint()
 	want.setting = settingDigest(f.cfg, source)
 	return source, want, nil
 }
@@ -229,10 +231,9 @@ func (f *filler) cleanUp(ctx context.Context, claim, prime *corev1.PersistentVol
 	}
 	if pod != nil {
 		if pod.DeletionTimestamp == nil {
-			if err := f.delete(ctx, pod); err != nil {
+			if err := deletePopulated(ctx, f.client, f.events, claim, pod); err != nil {
 				return err
 			}
-			f.events.populated(claim, pod)
 		}
 		return f.wait(ctx, claim, "the populator pod to be gone", 0)
 	}
@@ -249,5 +250,6 @@ func (f *filler) cleanUp(ctx context.Context, claim, prime *corev1.PersistentVol
 	}
 	f.starts.forget(claim.UID)
 	f.events.forget(claim.UID)
+	f.settling.begin(claim)
 	return nil
 }

@@ -65,11 +65,14 @@ func newBench(t *testing.T, change func(podClaim, podSource, *corev1.PersistentV
 	objects := append(more, source.cbr, source.service, target.claim, target.prime, volume)
 	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithInterceptorFuncs(funcs).Build()
 	b := &bench{events: &eventLog{}, target: target}
+	settling := newSettling(testclock.NewFakePassiveClock(noon))
+	settling.later = func(*corev1.PersistentVolumeClaim, time.Duration) {}
 	b.filler = &filler{
-		cfg: sampleConfig(), client: c, live: c,
-		slots: newSlots(1, 1, func(types.NamespacedName) {}), starts: newStarts(), events: newEvents(b.events), refused: newRefusals(testclock.NewFakePassiveClock(noon)),
+		settling: settling,
+		cfg:      sampleConfig(), client: c, live: c,
+		slots: newSlots(1, 1, func(types.NamespacedName) {}), starts: newStarts(), events: newEvents(b.events, nil), refused: newRefusals(testclock.NewFakePassiveClock(noon)),
 		clock:    testclock.NewFakePassiveClock(noon),
-		announce: func(_ string, d time.Duration) { b.waits = append(b.waits, d) },
+		announce: func(_ *corev1.PersistentVolumeClaim, d time.Duration) { b.waits = append(b.waits, d) },
 	}
 	return b
 }
@@ -253,7 +256,8 @@ func TestRejectedPodIsToldOnce(t *testing.T) {
 
 func TestLibraryRecorderIsQuiet(t *testing.T) {
 	log := &eventLog{}
-	r := libraryRecorder{events: newEvents(log), refused: newRefusals(testclock.NewFakePassiveClock(noon))}
+	noonClock := testclock.NewFakePassiveClock(noon)
+	r := libraryRecorder{events: newEvents(log, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock)}
 	claim := sampleTarget().claim
 	quota := apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota"))
 	exists := apierrors.NewAlreadyExists(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime")

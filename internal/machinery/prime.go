@@ -10,11 +10,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
 // primeMutator returns the function that marks a prime claim as ours before the library creates it. The library does not
 // tell whose it is, but names it after the claim's UID.
-func primeMutator(cfg *Config, cache client.Reader) populator.MutatorConfig {
+func primeMutator(cfg *Config, cache client.Reader, settling *settling) populator.MutatorConfig {
 	return populator.MutatorConfig{
 		PvcPrimeMutator: func(p populator.PvcPrimeMutatorParams) (*corev1.PersistentVolumeClaim, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
@@ -29,6 +30,10 @@ func primeMutator(cfg *Config, cache client.Reader) populator.MutatorConfig {
 			// The library takes a class that is gone for one that exists; a volume of another kind must not come of it.
 			if gate := (&gate{cache: cache, namespace: cfg.PopulatorNamespace}); !gate.classExists(ctx, claim) {
 				return nil, fmt.Errorf("mark prime claim %s: StorageClass %s does not exist", p.PvcPrime.Name, *claim.Spec.StorageClassName)
+			}
+			// The library adds its finalizer to the claim right after it has made the prime claim.
+			if !hasFinalizer(claim) {
+				settling.begin(claim)
 			}
 			return markPrime(cfg, p.PvcPrime, claim), nil
 		},
@@ -56,7 +61,7 @@ func markPrime(cfg *Config, prime, claim *corev1.PersistentVolumeClaim) *corev1.
 	}
 	prime.Annotations[v1alpha1.AnnotationClaimNamespace] = claim.Namespace
 	prime.Annotations[v1alpha1.AnnotationClaimName] = claim.Name
-	if source, ok := sourceOf(claim); ok {
+	if source, ok := reference.Of(claim); ok {
 		prime.Annotations[v1alpha1.AnnotationChangedBlockRange] = source.String()
 	}
 	return prime

@@ -2,12 +2,71 @@ package machinery
 
 import (
 	"context"
+	"fmt"
 	"hash/fnv"
+	"slices"
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
+
+// foreignShards is the number of library instances for claims that refer to another namespace.
+const foreignShards = 2
+
+// claimQueues are the queues of claims that refer to a ChangedBlockRange of their own namespace, and of those that refer to
+// another one's. The latter have library instances of their own, because the library, when it is to follow such references,
+// does nothing at all in a cluster without ReferenceGrants.
+type claimQueues struct{ own, foreign []*claimQueue }
+
+// newClaimQueues makes queues for shards instances, and those of other namespaces if there is a policy for them.
+func newClaimQueues(shards int, gate *gate) *claimQueues {
+	q := &claimQueues{}
+	for i := range shards {
+		q.own = append(q.own, newClaimQueue(i, shards, workqueue.NewTypedDelayingQueue[any](), gate.admitOwn))
+	}
+	for i := 0; i < foreignShards && gate.references != nil; i++ {
+		q.foreign = append(q.foreign, newClaimQueue(i, foreignShards, workqueue.NewTypedDelayingQueue[any](), gate.admitForeign))
+	}
+	return q
+}
+
+func (q *claimQueues) all() []*claimQueue { return slices.Concat(q.own, q.foreign) }
+
+// add adds a claim to its queue, which drops it if the claim may not be worked on.
+func (q *claimQueues) add(claim types.NamespacedName) {
+	key := claimKey(claim)
+	q.own[shardOf(key, len(q.own))].Add(key)
+	if len(q.foreign) > 0 {
+		// Each drops what is the other's.
+		q.foreign[shardOf(key, len(q.foreign))].Add(key)
+	}
+}
+
+// waitFor announces to the claim's queue that its sync ends in waiting, see claimQueue.waitFor.
+func (q *claimQueues) waitFor(claim *corev1.PersistentVolumeClaim, d time.Duration) {
+	queue, key := q.of(claim)
+	queue.waitFor(key, d)
+}
+
+// addAfter adds a claim to its queue after d.
+func (q *claimQueues) addAfter(claim *corev1.PersistentVolumeClaim, d time.Duration) {
+	queue, key := q.of(claim)
+	queue.AddAfter(key, d)
+}
+
+// of returns a claim's queue and its key in there.
+func (q *claimQueues) of(claim *corev1.PersistentVolumeClaim) (*claimQueue, string) {
+	key, queues := claimKey(nameOf(claim)), q.own
+	if reference.Foreign(claim) {
+		queues = q.foreign
+	}
+	return queues[shardOf(key, len(queues))], key
+}
 
 const (
 	// errorBackoffBase and errorBackoffMax bound the wait after a sync that failed: API conflicts and the like.
@@ -30,8 +89,11 @@ type claimQueue struct {
 
 	mu sync.Mutex
 	// waits holds, for keys whose sync ends in waiting rather than failing, the longest wait until the next one.
-	waits   map[string]time.Duration
-	busy    int
+	waits map[string]time.Duration
+	busy  int
+	// began is when the sync that runs was handed out; an instance runs one at a time.
+	began   time.Time
+	current string
 	stopped bool
 	idle    *sync.Cond
 }
@@ -115,6 +177,7 @@ func (q *claimQueue) Get() (any, bool) {
 		stopped := q.stopped
 		if !stopped {
 			q.busy++
+			q.began, q.current = time.Now(), item.(string)
 			// What an earlier sync announced says nothing about this one.
 			delete(q.waits, item.(string))
 		}
@@ -134,6 +197,17 @@ func (q *claimQueue) Done(item any) {
 	defer q.mu.Unlock()
 	q.busy--
 	q.idle.Broadcast()
+}
+
+// stuck returns an error if one sync has been running for longer than limit: a sync makes a handful of API calls, so nothing
+// moves in this shard any more.
+func (q *claimQueue) stuck(limit time.Duration) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.busy == 0 || time.Since(q.began) < limit {
+		return nil
+	}
+	return fmt.Errorf("shard %d has been working on %s since %s", q.shard, q.current, q.began.UTC().Format(time.RFC3339))
 }
 
 // stop hands out no more keys and waits until the sync that runs, if any, has ended or ctx has.

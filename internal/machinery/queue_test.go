@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -174,5 +175,25 @@ func TestQueueStopWaitsForTheRunningSync(t *testing.T) {
 	q.Done(running)
 	if err := <-stopped; err != nil {
 		t.Errorf("stop: %v", err)
+	}
+}
+
+func TestStuck(t *testing.T) {
+	q := newClaimQueue(0, 1, workqueue.NewTypedDelayingQueue[any](), func(string) bool { return true })
+	defer q.ShutDown()
+	if err := q.stuck(0); err != nil {
+		t.Errorf("an idle queue is stuck: %v", err)
+	}
+	q.Add("pvc/demo/list")
+	item, _ := q.Get()
+	if err := q.stuck(time.Hour); err != nil {
+		t.Errorf("a sync that has just begun is stuck: %v", err)
+	}
+	if err := q.stuck(0); err == nil || !strings.Contains(err.Error(), "pvc/demo/list") {
+		t.Errorf("a sync that takes too long: %v, want one that names it", err)
+	}
+	q.Done(item)
+	if err := q.stuck(0); err != nil {
+		t.Errorf("after the sync: %v", err)
 	}
 }

@@ -17,12 +17,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
-// releaser removes the temporary objects of claims that are being deleted, and then the library's finalizer; and those of
-// claims that are gone or that need them no more. The library would do the former by itself, but returns before its own
-// cleanup when the ChangedBlockRange, the StorageClass or the selected node is missing, and then the claim hangs in
-// Terminating for good. The queue keeps claims that are being deleted from the library.
+// releaser removes the temporary objects of claims that are being deleted, and then the library's finalizer; those of
+// claims that are gone or that need them no more; and those of claims that have got their volume. For the first, the library
+// returns before its own cleanup when the ChangedBlockRange, the StorageClass or the selected node is missing, and then the claim
+// hangs in Terminating for good; so the queue keeps claims that are being deleted from it. For the last, it would wait longer
+// than it needs to.
 //
 // A request's name is the UID of a claim: the claim itself may be gone.
 type releaser struct {
@@ -33,6 +35,8 @@ type releaser struct {
 	starts    *starts
 	events    *events
 	refused   *refusals
+
+	references *reference.Policy
 }
 
 func (r *releaser) setup(mgr ctrl.Manager) error {
@@ -49,6 +53,7 @@ func (r *releaser) setup(mgr ctrl.Manager) error {
 		Watches(&corev1.PersistentVolumeClaim{}, toUID(r.uidOfClaim)).
 		Watches(&corev1.Pod{}, toUID(r.uidOfTemporary)).
 		Watches(&v1alpha1.ChangedBlockRange{}, handler.EnqueueRequestsFromMapFunc(r.claimsOfRange), builder.WithPredicates(ending())).
+		WatchesRawSource(r.references.Source(r.foreignClaims)).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up the release controller: %w", err)
@@ -66,7 +71,7 @@ func (r *releaser) uidOfClaim(o client.Object) types.UID {
 	if claim.Namespace == r.namespace {
 		return r.uidOfTemporary(o)
 	}
-	if _, ours := sourceOf(claim); ours || hasFinalizer(claim) {
+	if _, ours := reference.Of(claim); ours || hasFinalizer(claim) {
 		return claim.UID
 	}
 	return ""
@@ -99,10 +104,7 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		}
 	}
 	if !release {
-		if pod == nil && prime != nil {
-			return reconcile.Result{}, errors.Join(r.reschedule(ctx, claim, prime), r.giveUp(ctx, claim, prime))
-		}
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, r.goOn(ctx, claim, pod, prime)
 	}
 	gone, err := r.remove(ctx, uid, pod, prime)
 	if err != nil || !gone {
@@ -113,6 +115,23 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{}, r.removeFinalizer(ctx, claim)
+}
+
+// goOn does for a claim that is not released what the library does not.
+func (r *releaser) goOn(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, prime *corev1.PersistentVolumeClaim) error {
+	if prime == nil {
+		return nil
+	}
+	over, err := r.handedOver(ctx, claim, prime)
+	switch {
+	case err != nil:
+		return err
+	case over:
+		return r.finish(ctx, claim, pod, prime)
+	case pod == nil:
+		return errors.Join(r.reschedule(ctx, claim, prime), r.giveUp(ctx, claim, prime))
+	}
+	return nil
 }
 
 // released reports whether the temporary objects of a claim are to go although the library does not say so. claim is nil

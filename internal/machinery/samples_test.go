@@ -54,6 +54,7 @@ func sampleTarget() podClaim {
 			Status:     corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
 		},
 		attempt: 1,
+		streams: 4,
 	}
 }
 

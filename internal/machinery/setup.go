@@ -2,13 +2,14 @@ package machinery
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
 )
 
 // recorderName is the reporting controller of this package's events.
@@ -26,27 +27,23 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 		return err
 	}
 
-	gate := &gate{cache: mgr.GetCache(), namespace: cfg.PopulatorNamespace}
-	queues := make([]*claimQueue, cfg.Shards)
-	for i := range queues {
-		queues[i] = newClaimQueue(i, cfg.Shards, workqueue.NewTypedDelayingQueue[any](), gate.admit)
-	}
-	queueOf := func(key string) *claimQueue { return queues[shardOf(key, cfg.Shards)] }
-	wake := func(claim types.NamespacedName) {
-		key := claimKey(claim)
-		queueOf(key).Add(key)
-	}
+	settling := newSettling(clock.RealClock{})
+	queues := newClaimQueues(cfg.Shards, &gate{
+		cache: mgr.GetCache(), namespace: cfg.PopulatorNamespace, references: cfg.References, settling: settling,
+	})
+	settling.later = queues.addAfter
 
 	fill := &filler{
 		cfg:      &cfg,
 		client:   mgr.GetClient(),
 		live:     mgr.GetAPIReader(),
-		slots:    newSlots(cfg.MaxConcurrent, cfg.MaxConcurrentPerDriver, wake),
+		slots:    newSlots(cfg.MaxConcurrent, cfg.MaxConcurrentPerDriver, queues.add),
 		starts:   newStarts(),
-		events:   newEvents(mgr.GetEventRecorder(recorderName)),
+		events:   newEvents(mgr.GetEventRecorder(recorderName), cfg.Tracer),
 		refused:  newRefusals(clock.RealClock{}),
 		clock:    clock.RealClock{},
-		announce: func(key string, d time.Duration) { queueOf(key).waitFor(key, d) },
+		settling: settling,
+		announce: queues.waitFor,
 	}
 	waker := &waker{
 		informers: mgr.GetCache(),
@@ -54,27 +51,50 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 		namespace: cfg.PopulatorNamespace,
 		slots:     fill.slots,
 		refused:   fill.refused,
-		wake:      wake,
+		wake:      queues.add,
+	}
+	metrics := newLibraryMetrics()
+	if err := metrics.register(cfg.Metrics); err != nil {
+		return err
 	}
 	library := &library{
-		queues: queues,
-		cache:  mgr.GetCache(),
+		queues:  queues,
+		foreign: cfg.References.Ready(),
+		cache:   mgr.GetCache(),
 		settings: librarySettings{
 			namespace:  cfg.PopulatorNamespace,
 			kubeconfig: cfg.Kubeconfig,
 			functions:  fill.functions(),
-			mutators:   primeMutator(&cfg, mgr.GetCache()),
-			recorder:   libraryRecorder{events: fill.events, refused: fill.refused},
+			mutators:   primeMutator(&cfg, mgr.GetCache(), settling),
+			recorder:   libraryRecorder{events: fill.events, refused: fill.refused, settling: settling},
+			metrics:    metrics,
 		},
 		watchKeys: waker.start,
 	}
 	if err := mgr.Add(library); err != nil {
 		return fmt.Errorf("add the populator library to the manager: %w", err)
 	}
-	return setupControllers(mgr, &cfg, fill)
+	if err := mgr.AddHealthzCheck("library", alive(queues.all())); err != nil {
+		return fmt.Errorf("add the health check of the populator library: %w", err)
+	}
+	return setupControllers(mgr, &cfg, fill, queues)
 }
 
-func setupControllers(mgr ctrl.Manager, cfg *Config, fill *filler) error {
+// stuckAfter is how long one sync may run. The API client gives up long before that.
+const stuckAfter = 5 * time.Minute
+
+// alive is the check behind /healthz that has the kubelet restart a controller in which a sync hangs.
+func alive(queues []*claimQueue) healthz.Checker {
+	return func(*http.Request) error {
+		var errs []error
+		for _, q := range queues {
+			errs = append(errs, q.stuck(stuckAfter))
+		}
+		return errors.Join(errs...)
+	}
+}
+
+func setupControllers(mgr ctrl.Manager, cfg *Config, fill *filler, queues *claimQueues) error {
 	release := &releaser{
 		client:    mgr.GetClient(),
 		live:      mgr.GetAPIReader(),
@@ -83,8 +103,14 @@ func setupControllers(mgr ctrl.Manager, cfg *Config, fill *filler) error {
 		starts:    fill.starts,
 		events:    fill.events,
 		refused:   fill.refused,
+
+		references: cfg.References,
 	}
 	if err := release.setup(mgr); err != nil {
+		return err
+	}
+	foreign := &foreignClaims{client: mgr.GetClient(), references: cfg.References, events: fill.events, namespace: cfg.PopulatorNamespace, wake: queues.add}
+	if err := foreign.setup(mgr); err != nil {
 		return err
 	}
 	endpoint := &endpointReconciler{client: mgr.GetClient(), namespace: cfg.PopulatorNamespace}

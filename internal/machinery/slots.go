@@ -2,6 +2,8 @@ package machinery
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,6 +31,8 @@ type slot struct {
 	pod    string
 	claim  types.NamespacedName
 	driver string
+	// streams is the number of streams that the pod may read at once; 0 as long as that is open.
+	streams int
 }
 
 func newSlots(total, perDriver int, wake func(types.NamespacedName)) *slots {
@@ -72,7 +76,39 @@ func (s *slots) observe(pod *corev1.Pod) {
 	claim, _ := claimOf(pod.Annotations)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held[pod.Name] = slot{pod: pod.Name, claim: claim, driver: pod.Annotations[v1alpha1.AnnotationDriver]}
+	s.held[pod.Name] = slot{pod: pod.Name, claim: claim, driver: pod.Annotations[v1alpha1.AnnotationDriver], streams: streamsOf(pod)}
+}
+
+// share returns how many streams a pod that holds a slot may read at once: what the others of its driver leave of
+// perDriver, but not more than most, and always one.
+func (s *slots) share(pod string, most, perDriver int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own := s.held[pod]
+	left := perDriver
+	for _, h := range s.held {
+		if h.pod != pod && h.driver == own.driver {
+			left -= max(h.streams, 1)
+		}
+	}
+	own.streams = max(1, min(most, left))
+	if own.pod != "" {
+		s.held[pod] = own
+	}
+	return own.streams
+}
+
+// streamsOf returns the number of streams that a pod may read at once; 0 if its command line does not say.
+func streamsOf(pod *corev1.Pod) int {
+	for _, container := range pod.Spec.Containers {
+		for _, arg := range container.Args {
+			if value, ok := strings.CutPrefix(arg, "--"+streamsFlag+"="); ok {
+				n, _ := strconv.Atoi(value) // 0 if someone else wrote it
+				return n
+			}
+		}
+	}
+	return 0
 }
 
 // grant hands free slots to those that wait and returns who got one. The caller holds mu.

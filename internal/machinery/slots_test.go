@@ -92,6 +92,37 @@ func TestSlotsFollowPods(t *testing.T) {
 	}
 }
 
+func TestStreamsAreShared(t *testing.T) {
+	s, _ := newTestSlots(10, 10)
+	take := func(w slot, most, want int) {
+		t.Helper()
+		if !s.acquire(w) {
+			t.Fatalf("no slot for %s", w.pod)
+		}
+		if got := s.share(w.pod, most, 9); got != want {
+			t.Errorf("%s: %d streams, want %d", w.pod, got, want)
+		}
+	}
+	take(want("ns", "a", "slow"), 4, 4)
+	take(want("ns", "a", "slow"), 4, 4) // asked again
+	take(want("ns", "b", "quick"), 4, 4)
+	take(want("ns", "c", "slow"), 4, 4)
+	take(want("ns", "d", "slow"), 4, 1)
+	take(want("ns", "e", "slow"), 4, 1)
+	s.release("ns-a")
+	take(want("ns", "f", "slow"), 2, 2)
+	take(want("ns", "g", "slow"), 4, 1)
+
+	// Another process's pod counts with what it was allowed.
+	s, _ = newTestSlots(10, 10)
+	pod := populatorPod(sampleConfig(), sampleSource(), sampleTarget())
+	s.observe(pod)
+	if n := s.held[pod.Name].streams; n != sampleTarget().streams {
+		t.Fatalf("the pod is seen with %d streams", n)
+	}
+	take(want("ns", "h", sampleDriver), 9, 5)
+}
+
 // TestSlotsNeverExceedOrStall applies random operations and checks the bounds, and that no one waits while a slot is free.
 func TestSlotsNeverExceedOrStall(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
 // start creates the populator pod of a claim that has none. It returns nil only if none is needed because the volume was
@@ -47,6 +49,7 @@ func (f *filler) start(ctx context.Context, target podClaim, source podSource) e
 	if err := ensureEndpoint(ctx, f.client, f.cfg.PopulatorNamespace, source.service); err != nil {
 		return err
 	}
+	target.streams = f.slots.share(name, f.cfg.Pod.Streams, f.cfg.StreamsPerDriver)
 	keep, err = f.create(ctx, target, source)
 	return err
 }
@@ -177,7 +180,7 @@ func (s *starts) created(pod *corev1.Pod) {
 }
 
 // failed takes note of a failed attempt whose pod is gone.
-func (s *starts) failed(claim types.UID, failed failure) {
+func (s *starts) failed(claim types.UID, failed outcome.Failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last[claim] = lastStart{attempt: failed.Attempt, at: failed.At}

@@ -55,7 +55,8 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 	sameRange := pod.Labels[v1alpha1.LabelChangedBlockRangeUID] == want.sourceUID
 	// The result of a pod counts only once it is recorded, and the pod stays until then. Nobody records the result of a
 	// pod whose ChangedBlockRange is gone.
-	if finished(pod) && sameRange && !recorded(pod) {
+	ended := finished(pod) || wrote(pod)
+	if ended && sameRange && !recorded(pod) {
 		return verdict{action: actionWait, why: "the populator's result is not recorded yet"}
 	}
 	switch {
@@ -65,11 +66,9 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 		return verdict{action: actionReplace, why: "the pod's volume was replaced by another one", fresh: true}
 	case want.source != "" && pod.Annotations[annotationSource] != want.source:
 		return verdict{action: actionReplace, why: "the snapshots were resolved differently", fresh: true}
-	case !finished(pod):
+	case !ended:
 		return verdict{action: actionWait, why: "the populator pod runs"}
-	}
-	result, err := podResult(pod)
-	if err == nil && pod.Status.Phase == corev1.PodSucceeded && result.Reason == outcome.Populated {
+	case wrote(pod):
 		return verdict{action: actionComplete, why: "the list is written"}
 	}
 	failed := failureOf(pod)
@@ -90,7 +89,7 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 
 // judgeFailure decides what follows an attempt that ended without a list, whether its pod is still there or not: another
 // attempt (actionReplace), or nothing for now.
-func judgeFailure(cfg *Config, failed failure, want wanted, now time.Time) verdict {
+func judgeFailure(cfg *Config, failed outcome.Failure, want wanted, now time.Time) verdict {
 	switch {
 	case failed.SourceUID != want.sourceUID:
 		return verdict{action: actionReplace, why: "the ChangedBlockRange was replaced by another one", fresh: true}
@@ -144,6 +143,17 @@ func podResult(pod *corev1.Pod) (outcome.Result, error) {
 		return outcome.Result{}, fmt.Errorf("pod %s: %w", pod.Name, err)
 	}
 	return result, nil
+}
+
+// wrote reports whether the populator has committed its list and ended. The phase of the pod says so a second or two later, when the
+// kubelet has taken its sandbox down, or never, where somebody injects containers that stay. A pod that is evicted in that time
+// has written its list all the same.
+func wrote(pod *corev1.Pod) bool {
+	if t := terminated(pod); t == nil || t.ExitCode != 0 {
+		return false
+	}
+	result, err := podResult(pod)
+	return err == nil && result.Reason == outcome.Populated
 }
 
 func terminated(pod *corev1.Pod) *corev1.ContainerStateTerminated {

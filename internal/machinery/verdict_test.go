@@ -35,7 +35,7 @@ func sampleWanted() wanted {
 	source := sampleSource()
 	return wanted{
 		sourceUID: string(source.cbr.UID), primeUID: "uid-prime",
-		source: sourceDigest(source), setting: settingDigest(sampleConfig(), source),
+		source: source.cbr.ListFingerprint(), setting: settingDigest(sampleConfig(), source),
 	}
 }
 
@@ -73,6 +73,8 @@ func judgeCases() []judgeCase {
 	evicted := change(func(p *corev1.Pod, _ *wanted) {
 		p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"}
 	})
+	sandboxed := change(func(p *corev1.Pod, _ *wanted) { p.Status.Phase = corev1.PodRunning })
+	killed := change(func(p *corev1.Pod, _ *wanted) { p.Status.ContainerStatuses[0].State.Terminated.ExitCode = 137 })
 	attempt := func(n int) change {
 		return func(p *corev1.Pod, _ *wanted) { p.Annotations[annotationAttempt] = strconv.Itoa(n) }
 	}
@@ -86,7 +88,12 @@ func judgeCases() []judgeCase {
 		{"success for other snapshots", ok, outcome.Populated, otherSource, 0, actionReplace, 0, true},
 		{"success, other image by now", ok, outcome.Populated, otherSetting, 0, actionComplete, 0, false},
 		{"success without a message", ok, outcome.Populated, silent, 0, actionWait, 10 * time.Second, false},
-		{"failed with a success message", bad, outcome.Populated, same, time.Minute, actionReplace, 0, false},
+		{"success, its sandbox is still there", ok, outcome.Populated, sandboxed, 0, actionComplete, 0, false},
+		{"success, its sandbox is still there, not recorded", ok, outcome.Populated, all(sandboxed, unrecorded), time.Hour, actionWait, 0, false},
+		{"success, evicted after that", bad, outcome.Populated, same, 0, actionComplete, 0, false},
+		{"failed with a success message", bad, outcome.Populated, killed, time.Minute, actionReplace, 0, false},
+		{"killed with a success message, its sandbox is still there", ok, outcome.Populated, all(sandboxed, killed), time.Hour, actionWait, 0, false},
+		{"failed, its sandbox is still there", bad, outcome.StreamFailed, all(sandboxed, killed), time.Hour, actionWait, 0, false},
 		{"running", ok, outcome.Populated, running, time.Hour, actionWait, 0, false},
 		{"running for another range", ok, outcome.Populated, all(running, otherRange), 0, actionReplace, 0, true},
 		{"running for other snapshots", ok, outcome.Populated, all(running, otherSource), 0, actionReplace, 0, true},
@@ -155,7 +162,7 @@ func TestFailureOutlivesItsPod(t *testing.T) {
 				t.Fatal(err)
 			}
 			prime, want := sampleTarget().prime, sampleWanted()
-			prime.Annotations = map[string]string{annotationFailure: string(data)}
+			prime.Annotations = map[string]string{v1alpha1.AnnotationFailure: string(data)}
 			failed, ok := rememberedFailure(prime)
 			if !ok || failed != failureOf(endedPod(t, corev1.PodFailed, test.reason)) {
 				t.Fatalf("read %+v, %v from %s", failed, ok, data)

@@ -9,6 +9,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -44,7 +45,7 @@ func (w *waker) start(ctx context.Context) (stop func(), err error) {
 	}{
 		{&corev1.Pod{}, onAnyEvent(ctx, w.onPod)},
 		{&corev1.PersistentVolumeClaim{}, onAnyEvent(ctx, w.onPrime)},
-		{&v1alpha1.ChangedBlockRange{}, onAnyEvent(ctx, w.onRange)},
+		{&v1alpha1.ChangedBlockRange{}, w.onRange(ctx)},
 		{&smsv1beta1.SnapshotMetadataService{}, onAnyEvent(ctx, w.onService)},
 		{&storagev1.StorageClass{}, onAnyEvent(ctx, w.onClass)},
 		{&corev1.ResourceQuota{}, w.onPolicy()},
@@ -128,8 +129,44 @@ func (w *waker) onPrime(_ context.Context, o client.Object) {
 	}
 }
 
-// onRange wakes the claims of a ChangedBlockRange that was created, resolved, given its finalizer or replaced.
-func (w *waker) onRange(ctx context.Context, o client.Object) {
+// onRange wakes the claims of a ChangedBlockRange that was created, resolved, given its finalizer, replaced or deleted. Most of
+// its changes are figures and progress, which the reconciler writes: they wake nobody.
+func (w *waker) onRange(ctx context.Context) toolscache.ResourceEventHandler {
+	wake := onAnyEvent(ctx, w.wakeRange)
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { wake.OnAdd(o, false) },
+		UpdateFunc: func(before, after any) {
+			b, ok := before.(*v1alpha1.ChangedBlockRange)
+			if a, isRange := after.(*v1alpha1.ChangedBlockRange); ok && isRange && concernsClaims(a) == concernsClaims(b) {
+				return
+			}
+			wake.OnUpdate(before, after)
+		},
+		DeleteFunc: wake.OnDelete,
+	}
+}
+
+// rangeState is what a ChangedBlockRange means to the claims that are filled from it.
+type rangeState struct {
+	uid         types.UID
+	generation  int64
+	mayPopulate bool
+	deleting    bool
+
+	driver, from, to string
+	fromSize, toSize int64
+}
+
+func concernsClaims(cbr *v1alpha1.ChangedBlockRange) rangeState {
+	return rangeState{
+		uid: cbr.UID, generation: cbr.Generation, mayPopulate: cbr.MayPopulate(), deleting: cbr.DeletionTimestamp != nil,
+		driver: cbr.Status.Driver, from: cbr.Status.FromSnapshotHandle, to: cbr.Status.ToSnapshotHandle,
+		fromSize: ptr.Deref(cbr.Status.FromRestoreSizeBytes, -1), toSize: ptr.Deref(cbr.Status.ToRestoreSizeBytes, -1),
+	}
+}
+
+// wakeRange wakes the claims of a ChangedBlockRange.
+func (w *waker) wakeRange(ctx context.Context, o client.Object) {
 	w.wakeIndexed(ctx, indexSource, client.ObjectKeyFromObject(o).String())
 }
 
@@ -159,7 +196,7 @@ func (w *waker) onService(ctx context.Context, o client.Object) {
 	}
 	for i := range ranges.Items {
 		if ranges.Items[i].Status.Driver == o.GetName() {
-			w.onRange(ctx, &ranges.Items[i])
+			w.wakeRange(ctx, &ranges.Items[i])
 		}
 	}
 }

@@ -109,7 +109,7 @@ func (w *world) playRecords() error {
 			}
 			return err
 		}
-		if !finished(&pod) || recorded(&pod) || pod.Labels[v1alpha1.LabelChangedBlockRangeUID] != string(cbr.UID) {
+		if !finished(&pod) && !wrote(&pod) || recorded(&pod) || pod.Labels[v1alpha1.LabelChangedBlockRangeUID] != string(cbr.UID) {
 			continue
 		}
 		patch := client.MergeFrom(pod.DeepCopy())

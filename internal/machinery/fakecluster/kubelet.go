@@ -11,7 +11,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// pod plays the scheduler and the kubelet.
+// pod plays the scheduler and the kubelet. The real one tells about a container that succeeded before it tells that the pod did,
+// because it takes the pod's sandbox down in between.
 func (f *Cluster) pod(ctx context.Context, s *state, p *corev1.Pod) error {
 	ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 	switch {
@@ -40,17 +41,25 @@ func (f *Cluster) pod(ctx context.Context, s *state, p *corev1.Pod) error {
 		return f.client.Status().Update(ctx, p)
 	}
 	f.mu.Lock()
-	kubelet := f.kubelet
+	kubelet, holds := f.kubelet, f.holds
 	f.mu.Unlock()
+	if len(p.Status.ContainerStatuses) > 0 {
+		if holds.Sandbox != nil && holds.Sandbox(p) {
+			return nil
+		}
+		p.Status.Phase = corev1.PodSucceeded
+		return f.client.Status().Update(ctx, p)
+	}
 	end := kubelet(p)
 	if end == nil {
 		return nil
 	}
+	now := metav1.Now()
 	if end.Phase == corev1.PodSucceeded {
 		f.write(s, p, end.Message)
+	} else {
+		p.Status.Phase = end.Phase
 	}
-	now := metav1.Now()
-	p.Status.Phase = end.Phase
 	p.Status.ContainerStatuses = []corev1.ContainerStatus{{
 		Name:  p.Spec.Containers[0].Name,
 		Image: p.Spec.Containers[0].Image,

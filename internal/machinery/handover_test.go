@@ -1,0 +1,108 @@
+package machinery
+
+import (
+	"context"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
+)
+
+// TestReleasedBeforePrimeIsLost has a volume controller that never notices that the prime claim lost its volume.
+func TestReleasedBeforePrimeIsLost(t *testing.T) {
+	w := newWorld(t, fill(t))
+	w.fake.SetHolds(fakecluster.Holds{Lose: func(*corev1.PersistentVolumeClaim) bool { return true }})
+	w.startController()
+	w.addRange("range")
+	claim := w.addClaim("claim", "range")
+	w.waitFilled(claim)
+	if w.fake.Written(claim.Spec.VolumeName) == "" {
+		t.Error("the volume has lost its list")
+	}
+	var populated int
+	w.eventually("the event is there", func() bool {
+		populated = 0
+		for _, e := range w.eventsOf(claim.Name) {
+			if e.Reason == v1alpha1.ReasonPopulated {
+				populated++
+			}
+		}
+		return populated > 0
+	})
+	if populated != 1 {
+		t.Errorf("%d events Populated, want one", populated)
+	}
+}
+
+// TestFilledBeforeItsPodHasEnded has a kubelet that never gets a pod's sandbox down.
+func TestFilledBeforeItsPodHasEnded(t *testing.T) {
+	w := newWorld(t, fill(t))
+	w.fake.SetHolds(fakecluster.Holds{Sandbox: func(*corev1.Pod) bool { return true }})
+	w.startController()
+	w.addRange("range")
+	w.waitFilled(w.addClaim("claim", "range"))
+}
+
+func TestHandedOver(t *testing.T) {
+	type state struct {
+		claim, prime *corev1.PersistentVolumeClaim
+		volume       *corev1.PersistentVolume
+	}
+	for name, test := range map[string]struct {
+		change func(*state)
+		want   bool
+	}{
+		"bound to the filled volume":                              {func(*state) {}, true},
+		"claim is gone":                                           {func(s *state) { s.claim = nil }, false},
+		"prime claim is gone":                                     {func(s *state) { s.prime = nil }, false},
+		"claim is being deleted":                                  {func(s *state) { s.claim.DeletionTimestamp = &metav1.Time{Time: noon} }, false},
+		"claim is not bound yet":                                  {func(s *state) { s.claim.Status.Phase = corev1.ClaimPending }, false},
+		"claim has another volume":                                {func(s *state) { s.claim.Spec.VolumeName = "other" }, false},
+		"volume still belongs to the prime claim":                 {func(s *state) { s.volume.Spec.ClaimRef.UID = s.prime.UID }, false},
+		"volume belongs to a claim of that name that came before": {func(s *state) { s.volume.Spec.ClaimRef.UID = "before" }, false},
+		"volume belongs to nobody":                                {func(s *state) { s.volume.Spec.ClaimRef = nil }, false},
+		"volume is gone":                                          {func(s *state) { s.volume.Name = "another" }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := sampleTarget()
+			s := state{claim: target.claim, prime: target.prime, volume: &corev1.PersistentVolume{
+				ObjectMeta: metav1.ObjectMeta{Name: "pv"},
+				Spec:       corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{UID: target.claim.UID}},
+			}}
+			s.claim.Spec.VolumeName, s.claim.Status.Phase = "pv", corev1.ClaimBound
+			s.prime.Spec.VolumeName = "pv"
+			test.change(&s)
+			r := &releaser{live: fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).WithObjects(s.volume).Build()}
+			got, err := r.handedOver(context.Background(), s.claim, s.prime)
+			if err != nil || got != test.want {
+				t.Errorf("handed over: %v, %v; want %v", got, err, test.want)
+			}
+		})
+	}
+}
+
+// TestPopulatedIsToldOnce has the library's cleanup and the releaser delete the same pod.
+func TestPopulatedIsToldOnce(t *testing.T) {
+	pod := endedPod(t, corev1.PodSucceeded, "Populated")
+	claim := sampleTarget().claim
+	c := fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).WithObjects(pod).Build()
+	seen := &corev1.Pod{}
+	if err := c.Get(context.Background(), client.ObjectKeyFromObject(pod), seen); err != nil {
+		t.Fatal(err)
+	}
+	told := &eventLog{}
+	for range 2 {
+		if err := deletePopulated(context.Background(), c, newEvents(told, nil), claim, seen); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(told.notes) != 1 {
+		t.Errorf("events %v, want one", told.notes)
+	}
+}
