@@ -59,10 +59,12 @@ func (o *options) parseFlags(args []string, env func(string) string, output io.W
 	fs.StringVar(&c.Populator.ServiceAccountName, "worker-service-account", c.Populator.ServiceAccountName, "service account of populator pods")
 	fs.IntVar(&c.Concurrency.Total, "max-concurrent-populations", c.Concurrency.Total, "populator pods that run at once, in all")
 	fs.IntVar(&c.Concurrency.PerDriver, "max-concurrent-populations-per-driver", c.Concurrency.PerDriver, "populator pods that run at once for one CSI driver; 0: no bound of its own")
+	fs.BoolVar(&c.CrossNamespace.Enabled, "cross-namespace", c.CrossNamespace.Enabled, "fill claims that refer to a ChangedBlockRange of another namespace, where a ReferenceGrant permits it")
 	fs.IntVar(&c.Library.Shards, "library-shards", c.Library.Shards, "instances of the populator library; each makes up to 5 requests/s")
 	fs.BoolVar(&c.LeaderElection.Enabled, "leader-elect", c.LeaderElection.Enabled, "run only while holding the lease "+leaseName)
 	fs.StringVar(&c.HealthProbe.BindAddress, "health-probe-bind-address", c.HealthProbe.BindAddress, "address of /healthz and /readyz; 0: none")
 	fs.StringVar(&c.Metrics.BindAddress, "metrics-bind-address", c.Metrics.BindAddress, "address of /metrics; 0: none")
+	fs.StringVar(&c.Profiling.BindAddress, "profiling-bind-address", c.Profiling.BindAddress, "address of Go's profiles, /debug/pprof/; 0: none")
 	fs.IntVar(&c.Logging.Verbosity, "v", c.Logging.Verbosity, "verbosity of the log; 1 also tells what each claim waits for")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and exit")
 	if err := fs.Parse(args); err != nil {

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime/debug"
 
 	"github.com/go-logr/logr"
 	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
@@ -25,6 +24,9 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/config"
 	"github.com/cbt-populator/cbt-populator/internal/controller"
 	"github.com/cbt-populator/cbt-populator/internal/machinery"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
+	"github.com/cbt-populator/cbt-populator/internal/tracing"
+	"github.com/cbt-populator/cbt-populator/internal/version"
 )
 
 // leaseName is the lease for which the replicas compete, in the populator namespace.
@@ -46,7 +48,7 @@ func main() {
 	case err != nil:
 		os.Exit(2)
 	case opts.showVersion:
-		fmt.Println(version())
+		fmt.Println(version.Get())
 		return
 	}
 	ctrl.SetLogger(opts.logger)
@@ -83,35 +85,37 @@ func run(ctx context.Context, o *options) error {
 		LeaderElectionNamespace:       fill.PopulatorNamespace,
 		LeaderElectionReleaseOnCancel: true,
 		HealthProbeBindAddress:        o.config.HealthProbe.BindAddress,
+		PprofBindAddress:              o.config.Profiling.BindAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.config.Metrics.BindAddress},
 		Controller:                    o.controllers,
 	})
 	if err != nil {
 		return fmt.Errorf("make manager: %w", err)
 	}
+	if o.config.CrossNamespace.Enabled {
+		if fill.References, err = reference.New(restConfig); err != nil {
+			return fmt.Errorf("follow references to other namespaces: %w", err)
+		}
+		if err := mgr.Add(fill.References); err != nil {
+			return fmt.Errorf("add the watch of ReferenceGrants to the manager: %w", err)
+		}
+	}
+	if c := o.config.Tracing; c.Endpoint != "" {
+		if fill.Tracer, err = tracing.New(ctx, c.Endpoint, c.Plain); err != nil {
+			return err
+		}
+		if err := mgr.Add(fill.Tracer); err != nil {
+			return fmt.Errorf("add the exporter of traces to the manager: %w", err)
+		}
+	}
 	if err := errors.Join(
 		mgr.AddHealthzCheck("ping", healthz.Ping),
-		mgr.AddReadyzCheck("ping", healthz.Ping),
-		controller.Setup(mgr, controller.Config{PopulatorNamespace: fill.PopulatorNamespace}), //nolint:contextcheck // set up before there is anything to cancel
-		machinery.Setup(mgr, fill),                                                            //nolint:contextcheck // set up before there is anything to cancel
+		mgr.AddReadyzCheck("caches", synced(mgr.GetCache())),
+		controller.Setup(mgr, controller.Config{PopulatorNamespace: fill.PopulatorNamespace, References: fill.References, Tracer: fill.Tracer}), //nolint:contextcheck // set up before there is anything to cancel
+		machinery.Setup(mgr, fill), //nolint:contextcheck // set up before there is anything to cancel
 	); err != nil {
 		return err
 	}
-	o.logger.Info("starting", "version", version(), "populatorNamespace", fill.PopulatorNamespace, "image", fill.Pod.Image)
+	o.logger.Info("starting", "version", version.Get().String(), "populatorNamespace", fill.PopulatorNamespace, "image", fill.Pod.Image)
 	return mgr.Start(ctx)
-}
-
-// version is the module's version and the commit that the go command recorded in the binary.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			v += " " + s.Value
-		}
-	}
-	return v
 }

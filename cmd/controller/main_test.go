@@ -28,6 +28,7 @@ import (
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
@@ -137,16 +138,7 @@ func TestControllerFillsClaim(t *testing.T) {
 	install(ctx, t, c)
 
 	fake := startFake(ctx, t, c)
-	opts, err := parse([]string{
-		"--populator-image=populator:test", "--populator-namespace=" + installedIn, "--kubeconfig=" + serviceAccountConfig(t, server),
-		"--health-probe-bind-address=127.0.0.1:0", "--metrics-bind-address=0",
-	}, noEnv, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts.controllers.SkipNameValidation = ptr.To(true)
-	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, opts) }()
+	ended := startController(ctx, t, server)
 
 	// The claim comes first, then its ChangedBlockRange, then the snapshots.
 	create(ctx, t, c, claim("list"))
@@ -185,6 +177,63 @@ func TestControllerFillsClaim(t *testing.T) {
 	}
 }
 
+// TestControllerFollowsGrants fills a claim of another namespace with no more permissions than the component adds.
+func TestControllerFollowsGrants(t *testing.T) {
+	server := apiserver.Start(t)
+	c := newClient(t, server)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	install(ctx, t, c, "components/cross-namespace/role.yaml")
+	fake := startFake(ctx, t, c)
+	ended := startController(ctx, t, server, "--cross-namespace")
+
+	foreign := claim("list")
+	foreign.Namespace, foreign.Spec.DataSourceRef.Namespace = "kube-public", ptr.To("default")
+	create(ctx, t, c, foreign)
+	create(ctx, t, c, &v1alpha1.ChangedBlockRange{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "monday"},
+		Spec:       v1alpha1.ChangedBlockRangeSpec{FromVolumeSnapshotName: "from", ToVolumeSnapshotName: "to"},
+	})
+	createSnapshot(ctx, t, c, "from")
+	createSnapshot(ctx, t, c, "to")
+	if err := server.InstallReferenceGrants(); err != nil {
+		t.Fatal(err)
+	}
+	create(ctx, t, c, &gatewayv1beta1.ReferenceGrant{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "backups"},
+		Spec: gatewayv1beta1.ReferenceGrantSpec{
+			From: []gatewayv1beta1.ReferenceGrantFrom{{Kind: "PersistentVolumeClaim", Namespace: "kube-public"}},
+			To:   []gatewayv1beta1.ReferenceGrantTo{{Group: v1alpha1.GroupName, Kind: v1alpha1.Kind}},
+		},
+	})
+	var cbr v1alpha1.ChangedBlockRange
+	eventually(ctx, t, "the claim of another namespace is bound and counted", func() bool {
+		get(ctx, t, c, "default", "monday", &cbr)
+		get(ctx, t, c, foreign.Namespace, foreign.Name, foreign)
+		return foreign.Status.Phase == corev1.ClaimBound && len(foreign.Finalizers) == 1 && cbr.Status.PopulatedClaims == 1
+	})
+	cancel()
+	if err := errors.Join(<-ended, fake.Stop()); err != nil {
+		t.Error(err)
+	}
+}
+
+// startController runs the controller as its service account until ctx ends.
+func startController(ctx context.Context, t *testing.T, server *apiserver.Server, args ...string) (ended chan error) {
+	t.Helper()
+	opts, err := parse(append(args,
+		"--populator-image=populator:test", "--populator-namespace="+installedIn, "--kubeconfig="+serviceAccountConfig(t, server),
+		"--health-probe-bind-address=127.0.0.1:0", "--metrics-bind-address=0",
+	), noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.controllers.SkipNameValidation = ptr.To(true)
+	ended = make(chan error, 1)
+	go func() { ended <- run(ctx, opts) }()
+	return ended
+}
+
 // startFake starts the rest of the cluster, in which every populator succeeds.
 func startFake(ctx context.Context, t *testing.T, c client.WithWatch) *fakecluster.Cluster {
 	t.Helper()
@@ -208,7 +257,7 @@ func newClient(t *testing.T, server *apiserver.Server) client.WithWatch {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		clientgoscheme.AddToScheme, v1alpha1.AddToScheme, smsv1beta1.AddToScheme, snapshotv1.AddToScheme,
+		clientgoscheme.AddToScheme, v1alpha1.AddToScheme, smsv1beta1.AddToScheme, snapshotv1.AddToScheme, gatewayv1beta1.Install,
 	} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
@@ -221,12 +270,13 @@ func newClient(t *testing.T, server *apiserver.Server) client.WithWatch {
 	return c
 }
 
-// install creates the namespace, the permissions of config/rbac and the driver's metadata service.
-func install(ctx context.Context, t *testing.T, c client.Client) {
+// install creates the namespace, the permissions of config/rbac and of more manifests in config, and the driver's metadata
+// service.
+func install(ctx context.Context, t *testing.T, c client.Client, more ...string) {
 	t.Helper()
 	create(ctx, t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: installedIn}})
-	for _, name := range []string{"role.yaml", "controller_bindings.yaml"} {
-		file, err := os.Open(filepath.Join("..", "..", "config", "rbac", name))
+	for _, name := range append(more, "rbac/role.yaml", "rbac/controller_bindings.yaml") {
+		file, err := os.Open(filepath.Join("..", "..", "config", filepath.FromSlash(name)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -16,6 +18,9 @@ import (
 )
 
 const head = "apiVersion: " + APIVersion + "\nkind: " + Kind + "\n"
+
+// options compare machinery.Configs; the file says nothing of where metrics are registered.
+var options = cmp.Options{cmp.AllowUnexported(machinery.Config{}), cmpopts.IgnoreInterfaces(struct{ prometheus.Registerer }{})}
 
 func TestEmptyFileIsTheDefault(t *testing.T) {
 	c, err := decode([]byte(head))
@@ -28,7 +33,7 @@ func TestEmptyFileIsTheDefault(t *testing.T) {
 	}
 	want := machinery.Config{PopulatorNamespace: "ns", Pod: machinery.PodConfig{Image: "image"}}
 	want.Default()
-	if diff := cmp.Diff(want, c.Machinery(), cmp.AllowUnexported(machinery.Config{})); diff != "" {
+	if diff := cmp.Diff(want, c.Machinery(), options); diff != "" {
 		t.Errorf("an empty file is not the machinery's default (-want +got):\n%s", diff)
 	}
 }
@@ -49,12 +54,13 @@ populator:
   annotations: {note: hello}
   blockVolumes: {runAsNonRoot: true}
   maxResults: 1024
+  streams: 3
   maxAttempts: 7
   failedPodRetention: 0s
 primeClaims:
   labels: {team: disks}
   annotations: {note: bye}
-concurrency: {total: 7, perDriver: 3}
+concurrency: {total: 7, perDriver: 3, streamsPerDriver: 5}
 retry: {baseDelay: 1s, maxDelay: 1m30s, recheckInterval: 1h}
 library: {shards: 2}
 `))
@@ -65,7 +71,7 @@ library: {shards: 2}
 		t.Fatal(errs.ToAggregate())
 	}
 	want := machinery.Config{
-		PopulatorNamespace: "backup", Shards: 2, MaxConcurrent: 7, MaxConcurrentPerDriver: 3,
+		PopulatorNamespace: "backup", Shards: 2, MaxConcurrent: 7, MaxConcurrentPerDriver: 3, StreamsPerDriver: 5,
 		RetryBase: time.Second, RetryMax: 90 * time.Second, RecheckAfter: time.Hour, FailedPodRetention: new(time.Duration),
 		PrimeLabels: map[string]string{"team": "disks"}, PrimeAnnotations: map[string]string{"note": "bye"},
 		Pod: machinery.PodConfig{
@@ -74,11 +80,11 @@ library: {shards: 2}
 			Tolerations:  []corev1.Toleration{{Key: "a", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}},
 			NodeSelector: map[string]string{"zone": "a"}, PriorityClassName: "low",
 			Labels: map[string]string{"team": "storage"}, Annotations: map[string]string{"note": "hello"},
-			BlockNonRoot: true, MaxResults: 1024, MaxAttempts: 7,
+			BlockNonRoot: true, MaxResults: 1024, Streams: 3, MaxAttempts: 7,
 		},
 	}
 	want.Default()
-	if diff := cmp.Diff(want, c.Machinery(), cmp.AllowUnexported(machinery.Config{})); diff != "" {
+	if diff := cmp.Diff(want, c.Machinery(), options); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -125,12 +131,13 @@ populator:
   labels: {"cbt.storage.k8s.io/claim-uid": mine, "velero.io/exclude-from-backup": "false", ok: "not ok!"}
   annotations: {"cbt.storage.k8s.io/attempt": "99", "a b": c, fine: anything goes}
   maxResults: -1
+  streams: 17
   maxAttempts: -1
   failedPodRetention: a while
 primeClaims:
   labels: {"app.kubernetes.io/name": mine}
   annotations: {"volume.kubernetes.io/selected-node": node, "pv.kubernetes.io/bind-completed": "yes"}
-concurrency: {total: 0, perDriver: -1}
+concurrency: {total: 0, perDriver: -1, streamsPerDriver: 0}
 retry: {baseDelay: 0s, maxDelay: 5, recheckInterval: -1s}
 library: {shards: 65}
 healthProbe: {bindAddress: nowhere}
@@ -150,9 +157,9 @@ logging: {verbosity: -1}
 		"populator.resources.limits[cpu]", "populator.tolerations[1].operator", "populator.tolerations[2].value", "populator.tolerations[3].operator",
 		"populator.tolerations[4].effect", "populator.tolerations[5].tolerationSeconds", "populator.nodeSelector", "populator.labels",
 		"populator.labels[cbt.storage.k8s.io/claim-uid]", "populator.labels[velero.io/exclude-from-backup]", "populator.annotations",
-		"populator.annotations[cbt.storage.k8s.io/attempt]", "populator.maxResults", "populator.maxAttempts", "populator.failedPodRetention",
+		"populator.annotations[cbt.storage.k8s.io/attempt]", "populator.maxResults", "populator.streams", "populator.maxAttempts", "populator.failedPodRetention",
 		"primeClaims.labels[app.kubernetes.io/name]", "primeClaims.annotations[pv.kubernetes.io/bind-completed]",
-		"primeClaims.annotations[volume.kubernetes.io/selected-node]", "concurrency.total", "concurrency.perDriver", "retry.baseDelay", "retry.maxDelay",
+		"primeClaims.annotations[volume.kubernetes.io/selected-node]", "concurrency.total", "concurrency.perDriver", "concurrency.streamsPerDriver", "retry.baseDelay", "retry.maxDelay",
 		"retry.recheckInterval", "library.shards", "healthProbe.bindAddress", "metrics.bindAddress", "logging.verbosity",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -25,9 +25,10 @@ func Default() *ControllerConfiguration {
 			ImagePullPolicy:    m.Pod.ImagePullPolicy,
 			ServiceAccountName: m.Pod.ServiceAccount,
 			Resources:          defaultResources(m.Pod.Resources),
+			Streams:            m.Pod.Streams,
 			FailedPodRetention: Duration{Duration: machinery.DefaultFailedPodRetention},
 		},
-		Concurrency: Concurrency{Total: m.MaxConcurrent},
+		Concurrency: Concurrency{Total: m.MaxConcurrent, StreamsPerDriver: m.StreamsPerDriver},
 		Retry: Retry{
 			BaseDelay: Duration{Duration: m.RetryBase}, MaxDelay: Duration{Duration: m.RetryMax},
 			RecheckInterval: Duration{Duration: m.RecheckAfter},
@@ -36,6 +37,7 @@ func Default() *ControllerConfiguration {
 		LeaderElection: LeaderElection{Enabled: true},
 		HealthProbe:    Endpoint{BindAddress: ":8081"},
 		Metrics:        Endpoint{BindAddress: ":8080"},
+		Profiling:      Endpoint{BindAddress: "0"},
 	}
 }
 
@@ -98,6 +100,7 @@ func (c *ControllerConfiguration) Machinery() machinery.Config {
 		Shards:                 c.Library.Shards,
 		MaxConcurrent:          c.Concurrency.Total,
 		MaxConcurrentPerDriver: c.Concurrency.PerDriver,
+		StreamsPerDriver:       c.Concurrency.StreamsPerDriver,
 		RetryBase:              c.Retry.BaseDelay.Duration,
 		RetryMax:               c.Retry.MaxDelay.Duration,
 		RecheckAfter:           c.Retry.RecheckInterval.Duration,
@@ -117,6 +120,7 @@ func (c *ControllerConfiguration) Machinery() machinery.Config {
 			Annotations:       p.Annotations,
 			BlockNonRoot:      p.BlockVolumes.RunAsNonRoot,
 			MaxResults:        p.MaxResults,
+			Streams:           p.Streams,
 			MaxAttempts:       p.MaxAttempts,
 		},
 	}

@@ -27,11 +27,14 @@ type ControllerConfiguration struct {
 	PrimeClaims    PrimeClaims    `json:"primeClaims"`
 	Concurrency    Concurrency    `json:"concurrency"`
 	Retry          Retry          `json:"retry"`
+	CrossNamespace CrossNamespace `json:"crossNamespace"`
 	Library        Library        `json:"library"`
 	LeaderElection LeaderElection `json:"leaderElection"`
 	HealthProbe    Endpoint       `json:"healthProbe"`
 	Metrics        Endpoint       `json:"metrics"`
+	Profiling      Endpoint       `json:"profiling"`
 	Logging        Logging        `json:"logging"`
+	Tracing        Tracing        `json:"tracing"`
 }
 
 // Populator is about the pods that write lists.
@@ -50,8 +53,10 @@ type Populator struct {
 	Labels            map[string]string   `json:"labels"`
 	Annotations       map[string]string   `json:"annotations"`
 	BlockVolumes      BlockVolumes        `json:"blockVolumes"`
-	// MaxResults is the number of extents asked for in one message; 0 leaves it to the driver.
+	// MaxResults is the number of extents asked for in one message; 0 leaves it to the populator.
 	MaxResults int32 `json:"maxResults"`
+	// Streams is the number of streams that one populator may read at once; 1: no more than one.
+	Streams int `json:"streams"`
 	// MaxAttempts is the number of attempts without progress within one pod; 0 leaves it to the populator.
 	MaxAttempts int `json:"maxAttempts"`
 	// FailedPodRetention is how long a pod that failed is kept for its logs.
@@ -82,6 +87,8 @@ type Concurrency struct {
 	Total int `json:"total"`
 	// PerDriver is the bound for one CSI driver; 0: no bound of its own.
 	PerDriver int `json:"perDriver"`
+	// StreamsPerDriver bounds the streams of all pods for one CSI driver, beyond the one that each pod has.
+	StreamsPerDriver int `json:"streamsPerDriver"`
 }
 
 // Retry is about the time between attempts.
@@ -91,6 +98,12 @@ type Retry struct {
 	MaxDelay  Duration `json:"maxDelay"`
 	// RecheckInterval follows a final failure whose cause no watch reports when it goes away.
 	RecheckInterval Duration `json:"recheckInterval"`
+}
+
+// CrossNamespace is about claims that refer to a ChangedBlockRange of another namespace.
+type CrossNamespace struct {
+	// Enabled has the controller fill them where a ReferenceGrant permits it.
+	Enabled bool `json:"enabled"`
 }
 
 // Library is about lib-volume-populator.
@@ -113,4 +126,12 @@ type Endpoint struct {
 // Logging is about the controller's log.
 type Logging struct {
 	Verbosity int `json:"verbosity"`
+}
+
+// Tracing is about OpenTelemetry.
+type Tracing struct {
+	// Endpoint is the host:port of an OTLP collector for gRPC; empty: no traces.
+	Endpoint string `json:"endpoint"`
+	// Plain leaves TLS out, as for a collector beside the controller.
+	Plain bool `json:"plain"`
 }

@@ -19,6 +19,8 @@ import (
 const (
 	// maxShards keeps a mistyped number from starting hundreds of instances.
 	maxShards = 64
+	// maxStreams is what the populator allows.
+	maxStreams = 16
 	// maxConcurrent is more than any cluster runs.
 	maxConcurrent = 1 << 20
 )
@@ -39,10 +41,15 @@ func (c *ControllerConfiguration) Validate() field.ErrorList {
 	concurrency := field.NewPath("concurrency")
 	errs = append(errs, within(concurrency.Child("total"), c.Concurrency.Total, 1, maxConcurrent)...)
 	errs = append(errs, within(concurrency.Child("perDriver"), c.Concurrency.PerDriver, 0, maxConcurrent)...)
+	errs = append(errs, within(concurrency.Child("streamsPerDriver"), c.Concurrency.StreamsPerDriver, 1, maxConcurrent)...)
 	errs = append(errs, c.Retry.validate(field.NewPath("retry"))...)
 	errs = append(errs, within(field.NewPath("library", "shards"), c.Library.Shards, 1, maxShards)...)
 	errs = append(errs, c.HealthProbe.validate(field.NewPath("healthProbe"))...)
 	errs = append(errs, c.Metrics.validate(field.NewPath("metrics"))...)
+	errs = append(errs, c.Profiling.validate(field.NewPath("profiling"))...)
+	if host, port, err := net.SplitHostPort(c.Tracing.Endpoint); c.Tracing.Endpoint != "" && (err != nil || host == "" || port == "") {
+		errs = append(errs, field.Invalid(field.NewPath("tracing", "endpoint"), c.Tracing.Endpoint, "must be host:port, or empty for no traces"))
+	}
 	return append(errs, within(field.NewPath("logging", "verbosity"), c.Logging.Verbosity, 0, 10)...)
 }
 
@@ -73,6 +80,7 @@ func (p *Populator) validate(path *field.Path) field.ErrorList {
 	errs = append(errs, labels(path.Child("labels"), p.Labels)...)
 	errs = append(errs, annotations(path.Child("annotations"), p.Annotations)...)
 	errs = append(errs, within(path.Child("maxResults"), int(p.MaxResults), 0, maxConcurrent)...)
+	errs = append(errs, within(path.Child("streams"), p.Streams, 1, maxStreams)...)
 	errs = append(errs, within(path.Child("maxAttempts"), p.MaxAttempts, 0, maxConcurrent)...)
 	return append(errs, p.FailedPodRetention.validate(path.Child("failedPodRetention"), true)...)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 // The times of the pure tests.
@@ -34,14 +35,14 @@ func aRange(change ...func(*v1alpha1.ChangedBlockRange)) *v1alpha1.ChangedBlockR
 }
 
 // aSnapshot returns a ready snapshot of volume "volume" by driver "driver" with the handle "handle-<name>".
-func aSnapshot(name string, change ...func(*snapshot)) *snapshot {
-	s := &snapshot{
-		name: name,
-		object: &snapshotv1.VolumeSnapshot{
+func aSnapshot(name string, change ...func(*snapshots.Snapshot)) *snapshots.Snapshot {
+	s := &snapshots.Snapshot{
+		Name: name,
+		Object: &snapshotv1.VolumeSnapshot{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: name, UID: types.UID("uid-" + name)},
 			Status:     &snapshotv1.VolumeSnapshotStatus{BoundVolumeSnapshotContentName: ptr("content-" + name), ReadyToUse: ptr(true)},
 		},
-		content: &snapshotv1.VolumeSnapshotContent{
+		Content: &snapshotv1.VolumeSnapshotContent{
 			ObjectMeta: metav1.ObjectMeta{Name: "content-" + name},
 			Spec: snapshotv1.VolumeSnapshotContentSpec{
 				Driver:            "driver",
@@ -58,7 +59,7 @@ func aSnapshot(name string, change ...func(*snapshot)) *snapshot {
 	return s
 }
 
-func gone(s *snapshot) { s.object, s.content = nil, nil }
+func gone(s *snapshots.Snapshot) { s.Object, s.Content = nil, nil }
 
 // aView returns an observation in which everything is in place.
 func aView(change ...func(*observation)) *observation {
@@ -97,7 +98,7 @@ func aPod(claim string, change ...func(*corev1.Pod)) corev1.Pod {
 				v1alpha1.LabelClaimUID: "uid-" + claim, v1alpha1.LabelChangedBlockRangeUID: "cbr-uid",
 				v1alpha1.LabelComponent: v1alpha1.ComponentPopulator,
 			},
-			Annotations: map[string]string{v1alpha1.AnnotationClaimName: claim, v1alpha1.AnnotationChangedBlockRange: "app/cbr"},
+			Annotations: map[string]string{v1alpha1.AnnotationClaimNamespace: "app", v1alpha1.AnnotationClaimName: claim, v1alpha1.AnnotationChangedBlockRange: "app/cbr"},
 		},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
 			Name: v1alpha1.ContainerPopulate, Image: "registry.test/populator", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},

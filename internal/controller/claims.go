@@ -1,11 +1,15 @@
 package controller
 
 import (
+	"cmp"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
 // waiting reports whether a claim wants to be populated.
@@ -52,6 +56,18 @@ func stuck(claim *corev1.PersistentVolumeClaim, classless bool, found resolution
 	return classless || !found.ok()
 }
 
+// shownClaim names a claim for readers of the ChangedBlockRange: with its namespace if that is another one.
+func shownClaim(cbr *v1alpha1.ChangedBlockRange, claim *corev1.PersistentVolumeClaim) string {
+	return reference.Shown(cbr.Namespace, client.ObjectKeyFromObject(claim))
+}
+
+// claimOf returns the name of the claim that a pod populates, by its annotations.
+func claimOf(pod *corev1.Pod) types.NamespacedName {
+	return types.NamespacedName{
+		Namespace: pod.Annotations[v1alpha1.AnnotationClaimNamespace], Name: pod.Annotations[v1alpha1.AnnotationClaimName],
+	}
+}
+
 func countBound(claims []corev1.PersistentVolumeClaim) int32 {
 	var n int32
 	for i := range claims {
@@ -76,7 +92,7 @@ func firstClaim(claims []corev1.PersistentVolumeClaim, is func(*corev1.Persisten
 
 func older(a, b *corev1.PersistentVolumeClaim) bool {
 	if a.CreationTimestamp.Equal(&b.CreationTimestamp) {
-		return a.Name < b.Name
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Namespace, b.Namespace)) < 0
 	}
 	return a.CreationTimestamp.Before(&b.CreationTimestamp)
 }

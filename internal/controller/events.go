@@ -27,17 +27,18 @@ type occurrence struct {
 }
 
 // transitions returns the events on the ChangedBlockRange: one for each condition whose status or reason changed, and a warning
-// when a list is there that is not what was asked for.
+// when a list is there that is not what was asked for. That nothing was ever missing is no news; that a population begins is
+// told on the claim.
 func transitions(cbr *v1alpha1.ChangedBlockRange, before, after *v1alpha1.ChangedBlockRangeStatus) []occurrence {
 	var all []occurrence
 	resolved := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionSnapshotsResolved)
-	if changed(before, resolved) {
+	if prior := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionSnapshotsResolved); changed(before, resolved) && (prior != nil || resolved.Status != metav1.ConditionTrue) {
 		all = append(all, occurrence{about: cbr, kind: resolvedKind(resolved.Reason), action: actionResolve, reason: resolved.Reason, message: resolved.Message})
 	}
 	ready := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
-	if changed(before, ready) && ready.Reason != resolved.Reason && ready.Reason != v1alpha1.ReasonWaitingForClaim {
+	if changed(before, ready) && ready.Reason != resolved.Reason && !begins(ready.Reason) {
 		kind := corev1.EventTypeWarning
-		if ready.Reason == v1alpha1.ReasonPopulating || ready.Status == metav1.ConditionTrue {
+		if ready.Status == metav1.ConditionTrue {
 			kind = corev1.EventTypeNormal
 		}
 		all = append(all, occurrence{about: cbr, kind: kind, action: actionPopulate, reason: ready.Reason, message: ready.Message})
@@ -46,6 +47,11 @@ func transitions(cbr *v1alpha1.ChangedBlockRange, before, after *v1alpha1.Change
 		all = append(all, occurrence{about: cbr, kind: corev1.EventTypeWarning, action: actionPopulate, reason: v1alpha1.ReasonUsedAllocated, message: ready.Message})
 	}
 	return all
+}
+
+// begins reports whether a reason of the condition Ready stands before any result.
+func begins(reason string) bool {
+	return reason == v1alpha1.ReasonWaitingForClaim || reason == v1alpha1.ReasonPopulating
 }
 
 func changed(before *v1alpha1.ChangedBlockRangeStatus, after *metav1.Condition) bool {
@@ -87,7 +93,7 @@ func claimEvents(seen *observation, found resolution, tries []attempt, status *v
 			}
 			all = append(all, occurrence{about: claim, kind: corev1.EventTypeWarning, action: actionPopulate, reason: v.reason, message: v.message})
 		case a.trouble != nil:
-			all = append(all, occurrence{about: claim, kind: corev1.EventTypeWarning, action: actionPopulate, reason: a.trouble.reason, message: a.trouble.message})
+			all = append(all, occurrence{about: claim, kind: corev1.EventTypeWarning, action: actionPopulate, reason: a.trouble.Reason, message: a.trouble.Message})
 		}
 	}
 	if found.ok() || firstActive(tries) != nil {

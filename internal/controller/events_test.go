@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 // tape records events as "kind reason object".
@@ -46,10 +47,10 @@ func TestEventsTellTransitionsOnce(t *testing.T) {
 		{"base missing", func() {}, []string{"Warning SnapshotNotFound cbr", "Warning SnapshotNotFound a"}},
 		{"one more claim", func() { seen.claims = append(seen.claims, aClaim("b")) }, []string{"Warning SnapshotNotFound b"}},
 		{"base comes, not ready", func() {
-			seen.from = aSnapshot("from", func(s *snapshot) { s.object.Status.ReadyToUse = nil })
+			seen.from = aSnapshot("from", func(s *snapshots.Snapshot) { s.Object.Status.ReadyToUse = nil })
 		}, []string{"Normal SnapshotNotReady cbr", "Normal SnapshotNotReady a", "Normal SnapshotNotReady b"}},
 		{"base ready", func() { seen.from = aSnapshot("from") }, []string{"Normal Resolved cbr"}},
-		{"population starts", func() { seen.pods = []corev1.Pod{aPod("a")} }, []string{"Normal Populating cbr"}},
+		{"population starts", func() { seen.pods = []corev1.Pod{aPod("a")} }, nil},
 		{"it fails", func() { seen.pods = []corev1.Pod{aPod("a", streamFailed)} }, []string{"Warning StreamFailed cbr", "Warning StreamFailed a"}},
 		{"it fails again", func() {
 			seen.pods = []corev1.Pod{aPod("a", streamFailed, createdAt(late))}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/version"
 )
 
 const (
@@ -108,15 +108,8 @@ func (m *metrics) register(registry prometheus.Registerer, flying *inFlight) err
 
 // buildInfo is always 1; its labels say what runs.
 func buildInfo() prometheus.Collector {
-	labels := prometheus.Labels{"version": unknownLabel, "revision": unknownLabel, "goversion": unknownLabel}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		labels["version"], labels["goversion"] = info.Main.Version, info.GoVersion
-		for _, setting := range info.Settings {
-			if setting.Key == "vcs.revision" {
-				labels["revision"] = setting.Value
-			}
-		}
-	}
+	v := version.Get()
+	labels := prometheus.Labels{"version": v.Version, "revision": v.Commit, "date": v.Date, "goversion": v.Go}
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: metricPrefix + "build_info", Help: "1, with the version of the controller as labels.", ConstLabels: labels,
 	}, func() float64 { return 1 })

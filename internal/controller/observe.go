@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -14,31 +15,27 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 // observation is everything that the status of a ChangedBlockRange is computed from.
 type observation struct {
 	cbr *v1alpha1.ChangedBlockRange
 	// from is nil unless the spec names a base VolumeSnapshot.
-	from *snapshot
-	to   *snapshot
+	from *snapshots.Snapshot
+	to   *snapshots.Snapshot
 	// services has the names of those drivers of the snapshots that have a SnapshotMetadataService.
 	services map[string]bool
-	// claims refer to cbr.
+	// claims refer to cbr, and may.
 	claims []corev1.PersistentVolumeClaim
 	// classless has the claims whose StorageClass does not exist. Only a ChangedBlockRange that is being deleted asks.
 	classless map[types.UID]bool
 	// pods read from cbr.
 	pods []corev1.Pod
+	// failures are how the last attempts of claims failed whose pods are gone.
+	failures []outcome.Failure
 	// progress is what those of the pods that run said last, by UID.
 	progress map[types.UID]outcome.Progress
-}
-
-// snapshot is a VolumeSnapshot and the VolumeSnapshotContent that it names, as far as they exist.
-type snapshot struct {
-	name    string
-	object  *snapshotv1.VolumeSnapshot
-	content *snapshotv1.VolumeSnapshotContent
 }
 
 // observe reads the cache, and what the poller has heard. An object that does not exist is an observation, not an error.
@@ -53,25 +50,28 @@ func (r *reconciler) observe(ctx context.Context, cbr *v1alpha1.ChangedBlockRang
 	if seen.to, err = r.readSnapshot(ctx, cbr.Namespace, cbr.Spec.ToVolumeSnapshotName); err != nil {
 		return nil, err
 	}
-	for _, s := range []*snapshot{seen.from, seen.to} {
-		if s == nil || s.content == nil {
+	for _, s := range []*snapshots.Snapshot{seen.from, seen.to} {
+		if s == nil || s.Content == nil {
 			continue
 		}
 		var service metadatav1.SnapshotMetadataService
-		found, err := r.read(ctx, client.ObjectKey{Name: s.content.Spec.Driver}, &service)
+		found, err := r.read(ctx, client.ObjectKey{Name: s.Content.Spec.Driver}, &service)
 		if err != nil {
 			return nil, err
 		}
-		seen.services[s.content.Spec.Driver] = found
+		seen.services[s.Content.Spec.Driver] = found
 	}
 
 	var claims corev1.PersistentVolumeClaimList
-	if err := r.client.List(ctx, &claims, client.InNamespace(cbr.Namespace), client.MatchingFields{indexSource: cbr.Name}); err != nil {
+	if err := r.client.List(ctx, &claims, client.MatchingFields{indexSource: client.ObjectKeyFromObject(cbr).String()}); err != nil {
 		return nil, fmt.Errorf("list claims that refer to ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
 	}
-	seen.claims = claims.Items
+	// A claim of another namespace counts only with this one's consent: else anybody could hold a ChangedBlockRange.
+	seen.claims = slices.DeleteFunc(claims.Items, func(claim corev1.PersistentVolumeClaim) bool {
+		return r.config.References.Refused(&claim) != nil
+	})
 	if !cbr.DeletionTimestamp.IsZero() {
-		if seen.classless, err = r.findClassless(ctx, claims.Items); err != nil {
+		if seen.classless, err = r.findClassless(ctx, seen.claims); err != nil {
 			return nil, err
 		}
 	}
@@ -80,8 +80,34 @@ func (r *reconciler) observe(ctx context.Context, cbr *v1alpha1.ChangedBlockRang
 		return nil, fmt.Errorf("list populator pods of ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
 	}
 	seen.pods = pods.Items
+	if seen.failures, err = r.readFailures(ctx, seen); err != nil {
+		return nil, err
+	}
 	seen.progress = r.progress.of(seen.pods)
 	return seen, nil
+}
+
+// readFailures returns what the machinery wrote on the prime claims of claims that wait and have no pod.
+func (r *reconciler) readFailures(ctx context.Context, seen *observation) ([]outcome.Failure, error) {
+	tried := map[string]bool{}
+	for i := range seen.pods {
+		tried[seen.pods[i].Labels[v1alpha1.LabelClaimUID]] = true
+	}
+	var failures []outcome.Failure
+	for i := range seen.claims {
+		claim := &seen.claims[i]
+		if !waiting(claim) || !started(claim) || tried[string(claim.UID)] {
+			continue
+		}
+		var prime corev1.PersistentVolumeClaim
+		if _, err := r.read(ctx, client.ObjectKey{Namespace: r.config.PopulatorNamespace, Name: v1alpha1.PrimeClaimPrefix + string(claim.UID)}, &prime); err != nil {
+			return nil, err
+		}
+		if failed, ok := outcome.ParseFailure(prime.Annotations[v1alpha1.AnnotationFailure]); ok {
+			failures = append(failures, failed)
+		}
+	}
+	return failures, nil
 }
 
 // findClassless returns the UIDs of those claims whose StorageClass does not exist.
@@ -101,14 +127,14 @@ func (r *reconciler) findClassless(ctx context.Context, claims []corev1.Persiste
 	return classless, nil
 }
 
-func (r *reconciler) readSnapshot(ctx context.Context, namespace, name string) (*snapshot, error) {
-	s := &snapshot{name: name}
+func (r *reconciler) readSnapshot(ctx context.Context, namespace, name string) (*snapshots.Snapshot, error) {
+	s := &snapshots.Snapshot{Name: name}
 	var object snapshotv1.VolumeSnapshot
 	found, err := r.read(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &object)
 	if err != nil || !found {
 		return s, err
 	}
-	s.object = &object
+	s.Object = &object
 	if object.Status == nil || object.Status.BoundVolumeSnapshotContentName == nil {
 		return s, nil
 	}
@@ -117,7 +143,7 @@ func (r *reconciler) readSnapshot(ctx context.Context, namespace, name string) (
 	if err != nil || !found {
 		return s, err
 	}
-	s.content = &content
+	s.Content = &content
 	return s, nil
 }
 

@@ -11,12 +11,13 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 // attempt is what a populator pod says about one attempt to populate a claim.
 type attempt struct {
 	pod *corev1.Pod
-	// finished is true once the pod's phase is Succeeded or Failed.
+	// finished is true once the pod has ended, or its populator has with a list.
 	finished bool
 	// recorded is true for a finished pod whose result is in the status already.
 	recorded bool
@@ -26,7 +27,7 @@ type attempt struct {
 	// figures.
 	result outcome.Result
 	// trouble says why an unfinished pod does not get anywhere; nil if it does.
-	trouble *problem
+	trouble *snapshots.Problem
 }
 
 // succeeded reports whether the attempt left a complete list.
@@ -53,9 +54,20 @@ func attempts(pods []corev1.Pod) []attempt {
 	return all
 }
 
-// finished reports whether a pod has ended.
+// finished reports whether nothing more is to be expected of a pod: it has ended, or its populator has written the list and
+// ended. In the latter case the phase of the pod follows a second or two later, when the kubelet has taken its sandbox down.
 func finished(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || wrote(pod)
+}
+
+// wrote reports whether the populator has committed its list and ended.
+func wrote(pod *corev1.Pod) bool {
+	terminated := terminatedState(pod)
+	if terminated == nil || terminated.ExitCode != 0 {
+		return false
+	}
+	result, err := outcome.Parse(terminated.Message)
+	return err == nil && result.Reason == outcome.Populated
 }
 
 func readAttempt(pod *corev1.Pod) attempt {
@@ -89,15 +101,15 @@ func readResult(pod *corev1.Pod, terminated *corev1.ContainerStateTerminated) ou
 		// with a malformed one.
 		return outcome.Result{Reason: v1alpha1.ReasonDied, Message: fmt.Sprintf("the populator ended with a result that this controller does not know: %q, %s", result.Reason, result.Message)}
 	}
-	if result.Reason == outcome.Populated && pod.Status.Phase != corev1.PodSucceeded {
-		// The pod was killed after it had written the list; the machinery populates the claim once more.
+	if result.Reason == outcome.Populated && terminated.ExitCode != 0 {
+		// The populator was killed after it had said so; the machinery populates the claim once more.
 		return withoutResult(pod, terminated)
 	}
 	if result.Mode != string(v1alpha1.ModeAllocated) {
 		result.Mode = string(v1alpha1.ModeDelta)
 	}
 	if result.Message == "" && result.Reason != outcome.Populated {
-		result.Message = fmt.Sprintf("the populator ended with the reason %s and no further word", result.Reason)
+		result.Message = withoutWord(result.Reason)
 	}
 	return result
 }
@@ -154,9 +166,9 @@ func lastWords(message string) string {
 
 // troubleOf says why a pod that has not ended does not run. The kubelet and the scheduler keep trying by themselves, and
 // the pod's next change wakes us.
-func troubleOf(pod *corev1.Pod) *problem {
+func troubleOf(pod *corev1.Pod) *snapshots.Problem {
 	if c := podCondition(pod, corev1.PodScheduled, corev1.ConditionFalse); c != nil && c.Reason == corev1.PodReasonUnschedulable {
-		return problemf(v1alpha1.ReasonUnschedulable, "no node takes the populator pod %s/%s: %s", pod.Namespace, pod.Name, c.Message)
+		return snapshots.Problemf(v1alpha1.ReasonUnschedulable, "no node takes the populator pod %s/%s: %s", pod.Namespace, pod.Name, c.Message)
 	}
 	for _, status := range pod.Status.ContainerStatuses {
 		waiting := status.State.Waiting
@@ -165,10 +177,10 @@ func troubleOf(pod *corev1.Pod) *problem {
 		}
 		switch waiting.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
-			return problemf(v1alpha1.ReasonImageUnavailable, "the image %s of the populator pod %s/%s cannot be pulled: %s",
+			return snapshots.Problemf(v1alpha1.ReasonImageUnavailable, "the image %s of the populator pod %s/%s cannot be pulled: %s",
 				status.Image, pod.Namespace, pod.Name, lastWords(cmp.Or(waiting.Message, waiting.Reason)))
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
-			return problemf(v1alpha1.ReasonNotStarted, "the container of the populator pod %s/%s cannot be started: %s",
+			return snapshots.Problemf(v1alpha1.ReasonNotStarted, "the container of the populator pod %s/%s cannot be started: %s",
 				pod.Namespace, pod.Name, lastWords(cmp.Or(waiting.Message, waiting.Reason)))
 		}
 	}

@@ -61,7 +61,25 @@ func TestReadAttempt(t *testing.T) {
 		"killed after the list": {func(p *corev1.Pod) {
 			ended(t, late, threeBlocks())(p)
 			p.Status.Phase, p.Status.Reason = corev1.PodFailed, "Evicted"
+			p.Status.ContainerStatuses[0].State.Terminated.ExitCode = 137
 		}, true, v1alpha1.ReasonEvicted, "removed from its node", false},
+		"evicted after the populator ended": {func(p *corev1.Pod) {
+			ended(t, late, threeBlocks())(p)
+			p.Status.Phase, p.Status.Reason = corev1.PodFailed, "Evicted"
+		}, true, v1alpha1.ReasonPopulated, "", false},
+		"populated, its sandbox is still there": {func(p *corev1.Pod) {
+			ended(t, late, threeBlocks())(p)
+			p.Status.Phase = corev1.PodRunning
+		}, true, v1alpha1.ReasonPopulated, "", false},
+		"killed after the list, its sandbox is still there": {func(p *corev1.Pod) {
+			ended(t, late, threeBlocks())(p)
+			p.Status.Phase = corev1.PodRunning
+			p.Status.ContainerStatuses[0].State.Terminated.ExitCode = 137
+		}, false, "", "", false},
+		"too large, its sandbox is still there": {func(p *corev1.Pod) {
+			ended(t, late, outcome.Result{Reason: outcome.ListTooLarge, Message: "raise it"})(p)
+			p.Status.Phase = corev1.PodRunning
+		}, false, "", "", false},
 		"succeeded without list": {func(p *corev1.Pod) { died(corev1.ContainerStateTerminated{})(p); p.Status.Phase = corev1.PodSucceeded }, true, v1alpha1.ReasonDied, "left no result", false},
 		"out of memory":          {died(corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled"}), true, v1alpha1.ReasonOutOfMemory, "raise the limit", false},
 		"panic":                  {died(corev1.ContainerStateTerminated{ExitCode: 2, Message: "panic: boom\n\ngoroutine 1"}), true, v1alpha1.ReasonDied, "exit code 2 and left no result: panic: boom goroutine 1", false},
@@ -83,7 +101,7 @@ func TestReadAttempt(t *testing.T) {
 			got := readAttempt(&pod)
 			reason, message := string(got.result.Reason), got.result.Message
 			if got.trouble != nil {
-				reason, message = got.trouble.reason, got.trouble.message
+				reason, message = got.trouble.Reason, got.trouble.Message
 			}
 			if got.finished != test.finished || reason != test.reason || !strings.Contains(message, test.says) || got.terminal() != test.terminal {
 				t.Errorf("got finished %t, terminal %t, %s: %s\nwant finished %t, terminal %t, %s: …%s…",

@@ -125,7 +125,7 @@ func (p *poller) round(ctx context.Context) []types.NamespacedName {
 
 // answers reports whether a pod can be asked.
 func answers(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" && pod.DeletionTimestamp.IsZero()
+	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" && pod.DeletionTimestamp.IsZero() && terminatedState(pod) == nil
 }
 
 // askAll returns what each pod says now, or said last if it does not answer.

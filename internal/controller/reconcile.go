@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,11 +23,12 @@ type reconciler struct {
 	announce announcer
 	progress *progressBoard
 	metrics  *metrics
+	writes   *writeLog
 }
 
 func newReconciler(c client.Client, recorder eventRecorder, config Config) *reconciler {
 	return &reconciler{
-		client: c, config: config, progress: &progressBoard{}, metrics: newMetrics(),
+		client: c, config: config, progress: &progressBoard{}, metrics: newMetrics(), writes: newWriteLog(),
 		announce: announcer{recorder: recorder, told: map[types.NamespacedName]map[types.UID]string{}},
 	}
 }
@@ -36,47 +38,66 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var cbr v1alpha1.ChangedBlockRange
 	if err := r.client.Get(ctx, req.NamespacedName, &cbr); apierrors.IsNotFound(err) {
 		r.announce.forget(req.NamespacedName)
+		r.writes.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read ChangedBlockRange %s: %w", req, err)
 	}
-	err := r.sync(ctx, &cbr)
+	wait, err := r.sync(ctx, &cbr)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// The cache was behind. The update or deletion that it lacks wakes us when it arrives.
 		log.FromContext(ctx).V(1).Info("waiting for the newer version", "cause", err.Error())
 		return ctrl.Result{}, nil
 	}
-	return ctrl.Result{}, err
+	return ctrl.Result{RequeueAfter: wait}, err
 }
 
 // sync takes the steps in the order that the machinery relies on: the finalizer is on before the status says that claims
-// may be populated, a pod is released only after its result is in the status, and the finalizer goes last.
-func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) error {
+// may be populated, a pod is released only after its result is in the status, and the finalizer goes last. It returns after
+// how long a status that can wait is to be written; 0: there is none.
+func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) (time.Duration, error) {
 	seen, err := r.observe(ctx, cbr)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	found, tries := resolve(seen), attempts(seen.pods)
 	hold := mustHold(seen, found, tries)
 	if hold {
 		if err := r.ensureHeld(ctx, cbr); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	before := cbr.Status.DeepCopy()
 	after := computeStatus(seen, found, tries, r.config.Now())
-	if err := r.ensureStatus(ctx, cbr, after); err != nil {
-		return err
+	failed := slices.ContainsFunc(tries, func(a attempt) bool { return a.finished && !a.recorded && !a.succeeded() })
+	wait, err := r.ensureStatusInTime(ctx, cbr, &after, failed)
+	if err != nil {
+		return 0, err
 	}
-	r.announce.aboutRange(transitions(cbr, before, &after))
 	r.announce.aboutClaims(seen, claimEvents(seen, found, tries, &after))
 	if err := r.ensureRecorded(ctx, tries, &after); err != nil {
-		return err
+		return 0, err
 	}
 	if !hold {
-		return r.ensureReleased(ctx, cbr)
+		return wait, r.ensureReleased(ctx, cbr)
 	}
-	return nil
+	return wait, nil
+}
+
+// ensureStatusInTime writes the status and tells what changed, or returns how long that has to wait; it does not if it is urgent.
+func (r *reconciler) ensureStatusInTime(ctx context.Context, cbr *v1alpha1.ChangedBlockRange, after *v1alpha1.ChangedBlockRangeStatus, urgent bool) (time.Duration, error) {
+	before, key := cbr.Status.DeepCopy(), client.ObjectKeyFromObject(cbr)
+	if equality.Semantic.DeepEqual(before, after) {
+		return 0, nil
+	}
+	if wait := r.writes.wait(key, r.config.Now()); wait > 0 && !urgent && canWait(before, after) {
+		return wait, nil
+	}
+	if err := r.ensureStatus(ctx, cbr, *after); err != nil {
+		return 0, err
+	}
+	r.writes.wrote(key, r.config.Now())
+	r.announce.aboutRange(transitions(cbr, before, after))
+	return 0, nil
 }
 
 // ensureHeld adds the finalizer. An object that is being deleted takes no new one.
@@ -104,12 +125,9 @@ func (r *reconciler) patchFinalizer(ctx context.Context, cbr *v1alpha1.ChangedBl
 	return nil
 }
 
-// ensureStatus writes the status once, and only if it changed. It insists on the version that it read: a status computed
+// ensureStatus writes the status. It insists on the version that it read: a status computed
 // from an old one would have forgotten results whose pods are gone.
 func (r *reconciler) ensureStatus(ctx context.Context, cbr *v1alpha1.ChangedBlockRange, status v1alpha1.ChangedBlockRangeStatus) error {
-	if equality.Semantic.DeepEqual(cbr.Status, status) {
-		return nil
-	}
 	base := cbr.DeepCopy()
 	cbr.Status = status
 	if err := r.client.Status().Patch(ctx, cbr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
@@ -136,6 +154,7 @@ func (r *reconciler) ensureRecorded(ctx context.Context, tries []attempt, status
 		switch {
 		case err == nil:
 			r.metrics.count(a, status)
+			r.config.Tracer.Record(claimUIDOf(a.pod), spans(a)...)
 		case !apierrors.IsNotFound(err):
 			return fmt.Errorf("annotate populator pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}

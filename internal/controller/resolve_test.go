@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 func TestResolveFinds(t *testing.T) {
@@ -31,28 +32,30 @@ func TestResolveFinds(t *testing.T) {
 		},
 		"contents made by hand say no volume": {
 			aView(func(o *observation) {
-				o.from.content.Spec.Source = snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: ptr("handle-from")}
+				o.from.Content.Spec.Source = snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: ptr("handle-from")}
 			}),
 			resolution{driver: "driver", fromHandle: "handle-from", toHandle: "handle-to", fromRestoreSize: ptr(tenMiB), toRestoreSize: ptr(tenMiB)},
 		},
 		"change IDs of vSphere": {
 			aView(func(o *observation) {
-				for _, s := range []*snapshot{o.from, o.to} {
-					s.content.Spec.Driver = driverVSphere
-					s.object.Annotations = map[string]string{annotationVSphereChangeID: "52 ab/" + s.name}
+				for _, s := range []*snapshots.Snapshot{o.from, o.to} {
+					s.Content.Spec.Driver = snapshots.DriverVSphere
+					s.Object.Annotations = map[string]string{snapshots.AnnotationVSphereChangeID: "52 ab/" + s.Name}
 				}
-				o.services = map[string]bool{driverVSphere: true}
+				o.services = map[string]bool{snapshots.DriverVSphere: true}
 			}),
-			resolution{driver: driverVSphere, fromHandle: "52 ab/from", toHandle: "52 ab/to", fromRestoreSize: ptr(tenMiB), toRestoreSize: ptr(tenMiB)},
+			resolution{driver: snapshots.DriverVSphere, fromHandle: "52 ab/from", toHandle: "52 ab/to", fromRestoreSize: ptr(tenMiB), toRestoreSize: ptr(tenMiB)},
 		},
 		"the annotation means nothing to another driver": {
-			aView(func(o *observation) { o.from.object.Annotations = map[string]string{annotationVSphereChangeID: "x"} }),
+			aView(func(o *observation) {
+				o.from.Object.Annotations = map[string]string{snapshots.AnnotationVSphereChangeID: "x"}
+			}),
 			resolution{driver: "driver", fromHandle: "handle-from", toHandle: "handle-to", fromRestoreSize: ptr(tenMiB), toRestoreSize: ptr(tenMiB)},
 		},
 		"restore size only on the VolumeSnapshot, or nowhere": {
 			aView(func(o *observation) {
-				o.from.content.Status.RestoreSize, o.to.content.Status.RestoreSize = nil, ptr(int64(0))
-				o.from.object.Status.RestoreSize = resource.NewQuantity(4096, resource.BinarySI)
+				o.from.Content.Status.RestoreSize, o.to.Content.Status.RestoreSize = nil, ptr(int64(0))
+				o.from.Object.Status.RestoreSize = resource.NewQuantity(4096, resource.BinarySI)
 			}),
 			resolution{driver: "driver", fromHandle: "handle-from", toHandle: "handle-to", fromRestoreSize: ptr(int64(4096))},
 		},
@@ -80,35 +83,35 @@ func TestResolveRefuses(t *testing.T) {
 		"base missing":   {func(o *observation) { gone(o.from) }, v1alpha1.ReasonSnapshotNotFound, `VolumeSnapshot "from" does not exist`},
 		"target missing": {func(o *observation) { gone(o.to) }, v1alpha1.ReasonSnapshotNotFound, `VolumeSnapshot "to" does not exist`},
 		"base is being deleted": {
-			func(o *observation) { isDeleting(o.from.object) }, v1alpha1.ReasonSnapshotDeleting, `"from" is being deleted`},
+			func(o *observation) { isDeleting(o.from.Object) }, v1alpha1.ReasonSnapshotDeleting, `"from" is being deleted`},
 		"no status yet": {
-			func(o *observation) { o.to.object.Status = nil }, v1alpha1.ReasonSnapshotNotReady, `"to" is not ready`},
+			func(o *observation) { o.to.Object.Status = nil }, v1alpha1.ReasonSnapshotNotReady, `"to" is not ready`},
 		"not ready": {
-			func(o *observation) { o.to.object.Status.ReadyToUse = ptr(false) }, v1alpha1.ReasonSnapshotNotReady, `"to" is not ready`},
+			func(o *observation) { o.to.Object.Status.ReadyToUse = ptr(false) }, v1alpha1.ReasonSnapshotNotReady, `"to" is not ready`},
 		"not bound": {
-			func(o *observation) { o.to.object.Status.BoundVolumeSnapshotContentName, o.to.content = nil, nil },
+			func(o *observation) { o.to.Object.Status.BoundVolumeSnapshotContentName, o.to.Content = nil, nil },
 			v1alpha1.ReasonSnapshotNotReady, `"to" is not ready`},
 		"failed": {
 			func(o *observation) {
-				o.to.object.Status.ReadyToUse = nil
-				o.to.object.Status.Error = &snapshotv1.VolumeSnapshotError{Message: ptr("the array is on fire")}
+				o.to.Object.Status.ReadyToUse = nil
+				o.to.Object.Status.Error = &snapshotv1.VolumeSnapshotError{Message: ptr("the array is on fire")}
 			}, v1alpha1.ReasonSnapshotNotReady, "the array is on fire"},
 		"content missing": {
-			func(o *observation) { o.to.content = nil }, v1alpha1.ReasonSnapshotNotFound, `VolumeSnapshotContent "content-to"`},
+			func(o *observation) { o.to.Content = nil }, v1alpha1.ReasonSnapshotNotFound, `VolumeSnapshotContent "content-to"`},
 		"content of another namespace": {
-			func(o *observation) { o.to.content.Spec.VolumeSnapshotRef.Namespace = "victim" }, v1alpha1.ReasonSnapshotMisbound, "belongs to another"},
+			func(o *observation) { o.to.Content.Spec.VolumeSnapshotRef.Namespace = "victim" }, v1alpha1.ReasonSnapshotMisbound, "belongs to another"},
 		"content of another name": {
-			func(o *observation) { o.to.content.Spec.VolumeSnapshotRef.Name = "other" }, v1alpha1.ReasonSnapshotMisbound, "belongs to another"},
+			func(o *observation) { o.to.Content.Spec.VolumeSnapshotRef.Name = "other" }, v1alpha1.ReasonSnapshotMisbound, "belongs to another"},
 		"content of a snapshot that had the name before": {
-			func(o *observation) { o.to.content.Spec.VolumeSnapshotRef.UID = "old" }, v1alpha1.ReasonSnapshotMisbound, "belongs to another"},
+			func(o *observation) { o.to.Content.Spec.VolumeSnapshotRef.UID = "old" }, v1alpha1.ReasonSnapshotMisbound, "belongs to another"},
 		"content not bound back yet": {
-			func(o *observation) { o.to.content.Spec.VolumeSnapshotRef.UID = "" }, v1alpha1.ReasonSnapshotNotReady, "not bound to it yet"},
+			func(o *observation) { o.to.Content.Spec.VolumeSnapshotRef.UID = "" }, v1alpha1.ReasonSnapshotNotReady, "not bound to it yet"},
 		"content without handle": {
-			func(o *observation) { o.to.content.Status = nil }, v1alpha1.ReasonSnapshotNotReady, "no snapshot handle yet"},
+			func(o *observation) { o.to.Content.Status = nil }, v1alpha1.ReasonSnapshotNotReady, "no snapshot handle yet"},
 		"two drivers": {
-			func(o *observation) { o.from.content.Spec.Driver = "other" }, v1alpha1.ReasonDriverMismatch, "driver other"},
+			func(o *observation) { o.from.Content.Spec.Driver = "other" }, v1alpha1.ReasonDriverMismatch, "driver other"},
 		"two volumes": {
-			func(o *observation) { o.from.content.Spec.Source.VolumeHandle = ptr("other") }, v1alpha1.ReasonVolumeMismatch, "different volumes"},
+			func(o *observation) { o.from.Content.Spec.Source.VolumeHandle = ptr("other") }, v1alpha1.ReasonVolumeMismatch, "different volumes"},
 		"no metadata service": {
 			func(o *observation) { o.services["driver"] = false }, v1alpha1.ReasonMetadataServiceNotFound, "driver driver has no SnapshotMetadataService"},
 	}

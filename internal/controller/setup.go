@@ -43,14 +43,16 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
+	"github.com/cbt-populator/cbt-populator/internal/tracing"
 )
 
 // +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=changedblockranges,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=changedblockranges/status,verbs=patch
-// +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=snapshotmetadataservices,verbs=get;list;watch
-// +kubebuilder:rbac:groups=snapshot.storage.k8s.io,resources=volumesnapshots;volumesnapshotcontents,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
-// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
+// +kubebuilder:rbac:groups=cbt.storage.k8s.io,resources=snapshotmetadataservices,verbs=list;watch
+// +kubebuilder:rbac:groups=snapshot.storage.k8s.io,resources=volumesnapshots;volumesnapshotcontents,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=list;watch
+// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=list;watch
 // +kubebuilder:rbac:groups="",namespace=cbt-populator,resources=pods,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
@@ -64,6 +66,8 @@ const (
 type Config struct {
 	// PopulatorNamespace is the namespace of the populator pods.
 	PopulatorNamespace string
+	// References decides which claims may refer to ChangedBlockRanges of other namespaces; nil: none.
+	References *reference.Policy
 	// MaxConcurrentReconciles is the number of ChangedBlockRanges that are looked at at once; 0 means 4.
 	MaxConcurrentReconciles int
 	// Now is the clock of the conditions; nil means time.Now.
@@ -72,6 +76,8 @@ type Config struct {
 	ProgressPort int
 	// Metrics is where metrics are registered; nil means controller-runtime's registry, which the manager serves.
 	Metrics prometheus.Registerer
+	// Tracer is told about attempts that have ended; nil: nobody is.
+	Tracer *tracing.Tracer
 }
 
 func (c *Config) setDefaults() {
@@ -114,7 +120,7 @@ func Setup(mgr ctrl.Manager, config Config) error {
 	}); err != nil {
 		return fmt.Errorf("set up ChangedBlockRange controller: %w", err)
 	}
-	w := watches{Reader: mgr.GetClient()}
+	w := watches{Reader: mgr.GetClient(), references: config.References}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
 		// Every update, also of the status: a reconcile that lost a conflict relies on being woken by the newer version,
@@ -126,6 +132,7 @@ func Setup(mgr ctrl.Manager, config Config) error {
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(w.forClaim), builder.WithPredicates(onChange(claimFacts))).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(w.forPod), builder.WithPredicates(onChange(podFacts))).
 		Watches(&storagev1.StorageClass{}, handler.EnqueueRequestsFromMapFunc(w.forClass), builder.WithPredicates(onChange(classFacts))).
+		WatchesRawSource(config.References.Source(w.forGrants)).
 		WatchesRawSource(source.Channel(news, &handler.EnqueueRequestForObject{})).
 		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: config.MaxConcurrentReconciles}).
 		Complete(r)

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/human"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
@@ -31,7 +32,11 @@ func computeStatus(seen *observation, found resolution, tries []attempt, now tim
 	next.PopulatedClaims = countBound(seen.claims)
 	next.Progress = furthest(tries, seen.progress)
 
-	v := judge(seen, found, tries, rememberedVerdict(last, &seen.cbr.Status, next))
+	remembered := rememberedVerdict(last, &seen.cbr.Status, next)
+	if remembered == nil {
+		remembered = failureVerdict(seen, next)
+	}
+	v := judge(seen, found, tries, remembered)
 	ready := metav1.ConditionFalse
 	if v.state == v1alpha1.StateReady {
 		ready = metav1.ConditionTrue
@@ -87,7 +92,7 @@ func writeFigures(status *v1alpha1.ChangedBlockRangeStatus, result outcome.Resul
 	status.Mode, status.BlockMetadataType = v1alpha1.ListMode(result.Mode), result.BlockMetadataType
 	status.VolumeCapacityBytes, status.BlockSize = &result.VolumeCapacityBytes, &result.BlockSize
 	status.EntryCount, status.ChangedBytes, status.NumBytesWritten = &result.EntryCount, &result.ChangedBytes, &result.NumBytesWritten
-	status.Changed, status.ListSize, status.ListDigest = humanBytes(result.ChangedBytes), humanBytes(result.NumBytesWritten), result.ListDigest
+	status.Changed, status.ListSize, status.ListDigest = human.Bytes(result.ChangedBytes), human.Bytes(result.NumBytesWritten), result.ListDigest
 }
 
 // lastAttempt returns the attempt that ended last, nil if none did. A success that was recorded is left out: it is in the
@@ -114,29 +119,13 @@ func last(tries []attempt, is func(*attempt) bool) *attempt {
 func fullMessage(seen *observation, found resolution, v verdict) string {
 	message := v.message
 	if claim := firstClaim(seen.claims, waiting); claim != nil && !found.ok() && v.state == v1alpha1.StateReady {
-		message = fmt.Sprintf("%s; claim %q cannot be populated: %s", message, claim.Name, found.message)
+		message = fmt.Sprintf("%s; claim %q cannot be populated: %s", message, shownClaim(seen.cbr, claim), found.message)
 	}
 	if seen.cbr.DeletionTimestamp.IsZero() {
 		return message
 	}
 	if claim := firstClaim(seen.claims, started); claim != nil {
-		message = fmt.Sprintf("goes as soon as claim %q is populated; delete the claim to give it up; %s", claim.Name, message)
+		message = fmt.Sprintf("goes as soon as claim %q is populated; delete the claim to give it up; %s", shownClaim(seen.cbr, claim), message)
 	}
 	return message
-}
-
-// humanBytes prints a number of bytes with a binary unit and at most one decimal.
-func humanBytes(n int64) string {
-	const units = "KMGTPE"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/1024, 0
-	for value >= 1023.95 && unit < len(units)-1 {
-		value, unit = value/1024, unit+1
-	}
-	if rounded := fmt.Sprintf("%.1f", value); rounded[len(rounded)-2:] != ".0" {
-		return fmt.Sprintf("%s %ciB", rounded, units[unit])
-	}
-	return fmt.Sprintf("%.0f %ciB", value, units[unit])
 }

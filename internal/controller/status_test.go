@@ -13,6 +13,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 // recompute returns the status that follows when seen is looked at with the status that cbr has.
@@ -65,7 +66,7 @@ func TestStatusOfAPopulatedRange(t *testing.T) {
 		}
 	})
 	t.Run("goes when another snapshot takes the name", func(t *testing.T) {
-		seen.from = aSnapshot("from", func(s *snapshot) { s.content.Status.SnapshotHandle = ptr("another") })
+		seen.from = aSnapshot("from", func(s *snapshots.Snapshot) { s.Content.Status.SnapshotHandle = ptr("another") })
 		// The pod that wrote the old list may still be there.
 		seen.pods = []corev1.Pod{aPod("a", ended(t, late, threeBlocks()), isRecorded)}
 		after := recompute(seen, late)
@@ -109,7 +110,7 @@ func TestStates(t *testing.T) {
 			{withPods(aPod("a", ended(t, late, threeBlocks()))), v1alpha1.StateReady, v1alpha1.ReasonPopulated, "3 extents"},
 		},
 		"wrong snapshots fail at once": {
-			{func(o *observation) { o.from.content.Spec.Driver = "other" }, v1alpha1.StateFailed, v1alpha1.ReasonDriverMismatch, "other"},
+			{func(o *observation) { o.from.Content.Spec.Driver = "other" }, v1alpha1.StateFailed, v1alpha1.ReasonDriverMismatch, "other"},
 		},
 		"a failed stream is tried again until it works": {
 			{withClaims(aClaim("a", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, ""},
@@ -131,6 +132,24 @@ func TestStates(t *testing.T) {
 			{withClaims(aClaim("large", isStarted)), v1alpha1.StateFailed, v1alpha1.ReasonVolumeFull, "make it larger"},
 			{withPods(aPod("large")), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, `"large" is being populated`},
 			{withPods(aPod("large", ended(t, late, threeBlocks()))), v1alpha1.StateReady, v1alpha1.ReasonPopulated, "3 extents"},
+		},
+		"a terminal failure outlives its pod and the snapshots": {
+			{withClaims(aClaim("small", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, ""},
+			{withPods(aPod("small", ended(t, late, volumeFull))), v1alpha1.StateFailed, v1alpha1.ReasonVolumeFull, "make it larger"},
+			{func(o *observation) { o.pods, o.failures = nil, failuresOf(o, volumeFull) }, v1alpha1.StateFailed, v1alpha1.ReasonVolumeFull, "make it larger"},
+			{func(o *observation) { gone(o.from) }, v1alpha1.StatePending, v1alpha1.ReasonSnapshotNotFound, `"from" does not exist`},
+			{func(o *observation) { o.from = aSnapshot("from") }, v1alpha1.StateFailed, v1alpha1.ReasonVolumeFull, "make it larger"},
+			{func(o *observation) { gone(o.from) }, v1alpha1.StatePending, v1alpha1.ReasonSnapshotNotFound, ""},
+			{func(o *observation) {
+				o.from = aSnapshot("from", func(s *snapshots.Snapshot) { s.Content.Status.SnapshotHandle = ptr("another") })
+			}, v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, "being provisioned"},
+		},
+		"the failure of another ChangedBlockRange of that name is not this one's": {
+			{withClaims(aClaim("a", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, ""},
+			{func(o *observation) {
+				o.failures = failuresOf(o, volumeFull)
+				o.failures[0].SourceUID = "before"
+			}, v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, "being provisioned"},
 		},
 		"the last of two attempts counts": {
 			{withClaims(aClaim("a", isStarted), aClaim("b", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, ""},
@@ -192,6 +211,14 @@ func TestStates(t *testing.T) {
 			}
 		})
 	}
+}
+
+// failuresOf returns a failure that is about the snapshots as seen has resolved them.
+func failuresOf(seen *observation, result outcome.Result) []outcome.Failure {
+	asked := &v1alpha1.ChangedBlockRange{Spec: seen.cbr.Spec, Status: seen.cbr.Status}
+	return []outcome.Failure{{
+		SourceUID: string(seen.cbr.UID), Source: asked.ListFingerprint(), Reason: result.Reason, Message: result.Message, Attempt: 1, At: late,
+	}}
 }
 
 func TestMustHold(t *testing.T) {
@@ -256,16 +283,5 @@ func TestMustHold(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestHumanBytes(t *testing.T) {
-	for n, want := range map[int64]string{
-		0: "0 B", 1023: "1023 B", 1024: "1 KiB", 12288: "12 KiB", 1500: "1.5 KiB", 1<<20 - 1: "1 MiB", 10 << 20: "10 MiB",
-		1536 << 20: "1.5 GiB", 1 << 40: "1 TiB", 1<<63 - 1: "8 EiB",
-	} {
-		if got := humanBytes(n); got != want {
-			t.Errorf("%d: got %q, want %q", n, got, want)
-		}
 	}
 }

@@ -9,7 +9,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/human"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
 // verdict is the state with the condition Ready, which is True in the state Ready and False in any other.
@@ -30,12 +32,12 @@ func judge(seen *observation, found resolution, tries []attempt, remembered *ver
 	if active := firstActive(tries); active != nil {
 		switch {
 		case active.trouble != nil:
-			return verdict{v1alpha1.StatePopulating, active.trouble.reason, active.trouble.message}
+			return verdict{v1alpha1.StatePopulating, active.trouble.Reason, active.trouble.Message}
 		case retrying:
 			return *remembered
 		}
 		return verdict{v1alpha1.StatePopulating, v1alpha1.ReasonPopulating,
-			fmt.Sprintf("claim %q is being populated", active.pod.Annotations[v1alpha1.AnnotationClaimName])}
+			fmt.Sprintf("claim %q is being populated", reference.Shown(seen.cbr.Namespace, claimOf(active.pod)))}
 	}
 	if !found.ok() {
 		return verdict{unresolvedState(found.reason), found.reason, found.message}
@@ -50,10 +52,10 @@ func judge(seen *observation, found resolution, tries []attempt, remembered *ver
 		return verdict{v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim,
 			"create a PersistentVolumeClaim whose dataSourceRef names this ChangedBlockRange"}
 	case started(claim):
-		return verdict{v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, fmt.Sprintf("a volume for claim %q is being provisioned", claim.Name)}
+		return verdict{v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, fmt.Sprintf("a volume for claim %q is being provisioned", shownClaim(seen.cbr, claim))}
 	}
 	return verdict{v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim,
-		fmt.Sprintf("claim %q has not been started: it needs a storage class that exists and, if that one waits for the first consumer, a pod that uses the claim", claim.Name)}
+		fmt.Sprintf("claim %q has not been started: it needs a storage class that exists and, if that one waits for the first consumer, a pod that uses the claim", shownClaim(seen.cbr, claim))}
 }
 
 // firstActive returns the unfinished attempt to talk about: one in trouble, else the first; nil if there is none.
@@ -94,13 +96,42 @@ func rememberedVerdict(last *attempt, before, now *v1alpha1.ChangedBlockRangeSta
 }
 
 func attemptVerdict(a *attempt, status *v1alpha1.ChangedBlockRangeStatus) *verdict {
-	switch {
-	case a.succeeded():
+	if a.succeeded() {
 		return &verdict{v1alpha1.StateReady, v1alpha1.ReasonPopulated, populatedMessage(a.result, status)}
-	case a.terminal():
-		return &verdict{v1alpha1.StateFailed, string(a.result.Reason), a.result.Message}
 	}
-	return &verdict{v1alpha1.StatePopulating, string(a.result.Reason), a.result.Message + "; it is tried again"}
+	return failedVerdict(a.result.Reason, a.result.Message)
+}
+
+func failedVerdict(reason outcome.Reason, message string) *verdict {
+	if reason.Class() == outcome.Terminal {
+		return &verdict{v1alpha1.StateFailed, string(reason), message}
+	}
+	return &verdict{v1alpha1.StatePopulating, string(reason), message + "; it is tried again"}
+}
+
+// failureVerdict returns the verdict over the last attempt whose pod is gone, from what is written on the prime claims; nil if none
+// of them is about this ChangedBlockRange and these snapshots, because then another attempt follows.
+func failureVerdict(seen *observation, status *v1alpha1.ChangedBlockRangeStatus) *verdict {
+	asked := &v1alpha1.ChangedBlockRange{Spec: seen.cbr.Spec, Status: *status}
+	var last *outcome.Failure
+	for i := range seen.failures {
+		f := &seen.failures[i]
+		if f.SourceUID != string(seen.cbr.UID) || f.Source != asked.ListFingerprint() || !slices.Contains(outcome.Reasons(), f.Reason) {
+			continue
+		}
+		if last == nil || f.At.After(last.At) {
+			last = f
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	return failedVerdict(last.Reason, cmp.Or(last.Message, withoutWord(last.Reason)))
+}
+
+// withoutWord is the message about a populator that gave none.
+func withoutWord(reason outcome.Reason) string {
+	return fmt.Sprintf("the populator ended with the reason %s and no further word", reason)
 }
 
 // statusVerdict reads the verdict back from the condition Ready, if that one is about an attempt. The reason
@@ -136,7 +167,7 @@ func populatedMessage(result outcome.Result, status *v1alpha1.ChangedBlockRangeS
 	if result.Mode == string(v1alpha1.ModeAllocated) {
 		kind = "allocated"
 	}
-	message := fmt.Sprintf("the list has %d %s, %s %s", result.EntryCount, extents, humanBytes(result.ChangedBytes), kind)
+	message := fmt.Sprintf("the list has %d %s, %s %s", result.EntryCount, extents, human.Bytes(result.ChangedBytes), kind)
 	if fellBack(result, status) {
 		message += "; " + fallbackMessage(result)
 	}

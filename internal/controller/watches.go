@@ -18,6 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
+	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 // The field indexes of the manager's cache.
@@ -28,7 +30,7 @@ const (
 	indexDriver = "cbt.driver"
 	// indexContent: a VolumeSnapshot by the VolumeSnapshotContent that it is bound to.
 	indexContent = "cbt.boundContent"
-	// indexSource: a claim by the ChangedBlockRange that it refers to.
+	// indexSource: a claim by the namespace/name of the ChangedBlockRange that it refers to, be that permitted or not.
 	indexSource = "cbt.source"
 	// indexPopulates: a populator pod by the UID of the ChangedBlockRange that it reads from.
 	indexPopulates = "cbt.populates"
@@ -73,17 +75,11 @@ func boundContent(object client.Object) []string {
 	return nonEmpty(*status.BoundVolumeSnapshotContentName)
 }
 
-// sourceName returns the name of the ChangedBlockRange in the claim's own namespace that a claim refers to. A reference
-// into another namespace does not count: it would let anybody hold a ChangedBlockRange there.
 func sourceName(object client.Object) []string {
-	ref := object.(*corev1.PersistentVolumeClaim).Spec.DataSourceRef
-	switch {
-	case ref == nil || ref.APIGroup == nil || *ref.APIGroup != v1alpha1.GroupName || ref.Kind != v1alpha1.Kind:
-		return nil
-	case ref.Namespace != nil && *ref.Namespace != object.GetNamespace():
-		return nil
+	if source, ok := reference.Of(object.(*corev1.PersistentVolumeClaim)); ok {
+		return []string{source.String()}
 	}
-	return nonEmpty(ref.Name)
+	return nil
 }
 
 func populatesUID(object client.Object) []string {
@@ -101,6 +97,7 @@ func nonEmpty(key string) []string {
 // handler.MapFuncs, which cannot return errors; a failing read of the cache is logged.
 type watches struct {
 	client.Reader
+	references *reference.Policy
 }
 
 func (w watches) forSnapshot(ctx context.Context, object client.Object) []reconcile.Request {
@@ -130,12 +127,20 @@ func (w watches) forService(ctx context.Context, object client.Object) []reconci
 	return w.list(ctx, client.MatchingFields{indexDriver: object.GetName()})
 }
 
+// forClaim leaves out references that are not permitted: nobody is to set this to work on another namespace's objects.
 func (w watches) forClaim(_ context.Context, object client.Object) []reconcile.Request {
-	var requests []reconcile.Request
-	for _, name := range sourceName(object) {
-		requests = append(requests, request(object.GetNamespace(), name))
+	claim := object.(*corev1.PersistentVolumeClaim)
+	source, ok := reference.Of(claim)
+	if !ok || w.references.Refused(claim) != nil {
+		return nil
 	}
-	return requests
+	return []reconcile.Request{{NamespacedName: source}}
+}
+
+// forGrants wakes those of a namespace whose ReferenceGrants changed, for "" those of all namespaces: other claims may refer to
+// them now.
+func (w watches) forGrants(ctx context.Context, namespace string) []reconcile.Request {
+	return w.list(ctx, client.InNamespace(namespace))
 }
 
 // forClass wakes those that are being deleted: a claim whose StorageClass goes does not keep them.
@@ -201,7 +206,7 @@ func snapshotFacts(s *snapshotv1.VolumeSnapshot) any {
 		Status   *snapshotv1.VolumeSnapshotStatus
 		ChangeID string
 	}
-	return facts{s.Status, s.Annotations[annotationVSphereChangeID]}
+	return facts{s.Status, s.Annotations[snapshots.AnnotationVSphereChangeID]}
 }
 
 func contentFacts(c *snapshotv1.VolumeSnapshotContent) any {

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 // indexedClient is a fake client that has the field indexes of the manager's cache.
@@ -36,7 +37,7 @@ func TestEachObjectWakesThoseItConcerns(t *testing.T) {
 			o.Spec.FromVolumeSnapshotName, o.Spec.ToVolumeSnapshotName, o.Status.Driver = from, to, driver
 		})
 	}
-	stolen := aSnapshot("stolen").object
+	stolen := aSnapshot("stolen").Object
 	stolen.Status.BoundVolumeSnapshotContentName = ptr("content-from")
 	builder := indexedClient{fake.NewClientBuilder().WithScheme(testScheme()).WithObjects(
 		named("app", "increment", "from", "to", "driver"), named("app", "full", "", "to", "driver"), named("app", "thief", "stolen", "x", "other"),
@@ -45,7 +46,7 @@ func TestEachObjectWakesThoseItConcerns(t *testing.T) {
 	if err := addIndexes(t.Context(), builder); err != nil {
 		t.Fatal(err)
 	}
-	w := watches{builder.Build()}
+	w := watches{Reader: builder.Build()}
 
 	claim := func(edit func(*corev1.TypedObjectReference)) client.Object {
 		c := aClaim("a")
@@ -59,11 +60,11 @@ func TestEachObjectWakesThoseItConcerns(t *testing.T) {
 		object client.Object
 		want   []string
 	}{
-		"base snapshot":      {w.forSnapshot, aSnapshot("from").object, []string{"app/increment"}},
-		"target snapshot":    {w.forSnapshot, aSnapshot("to").object, []string{"app/full", "app/increment"}},
-		"unrelated snapshot": {w.forSnapshot, aSnapshot("unrelated").object, nil},
-		"content":            {w.forContent, aSnapshot("to").content, []string{"app/full", "app/increment"}},
-		"content also of another snapshot that claims it": {w.forContent, aSnapshot("from").content, []string{"app/increment", "app/thief"}},
+		"base snapshot":      {w.forSnapshot, aSnapshot("from").Object, []string{"app/increment"}},
+		"target snapshot":    {w.forSnapshot, aSnapshot("to").Object, []string{"app/full", "app/increment"}},
+		"unrelated snapshot": {w.forSnapshot, aSnapshot("unrelated").Object, nil},
+		"content":            {w.forContent, aSnapshot("to").Content, []string{"app/full", "app/increment"}},
+		"content also of another snapshot that claims it": {w.forContent, aSnapshot("from").Content, []string{"app/increment", "app/thief"}},
 		"metadata service":                  {w.forService, &metadatav1.SnapshotMetadataService{ObjectMeta: metav1.ObjectMeta{Name: "driver"}}, []string{"app/full", "app/increment", "elsewhere/increment"}},
 		"unrelated metadata service":        {w.forService, &metadatav1.SnapshotMetadataService{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, nil},
 		"claim":                             {w.forClaim, claim(func(*corev1.TypedObjectReference) {}), []string{"app/increment"}},
@@ -100,10 +101,10 @@ func TestOnlyRelevantUpdatesPass(t *testing.T) {
 		object.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "m"}})
 		return object
 	}
-	content, claim, pod := aSnapshot("a").content, aClaim("a"), aPod("a")
+	content, claim, pod := aSnapshot("a").Content, aClaim("a"), aPod("a")
 	service := &metadatav1.SnapshotMetadataService{}
 	for name, unrelated := range map[string]bool{
-		"snapshot": update(onChange(snapshotFacts), aSnapshot("a").object, touch(aSnapshot("a").object)),
+		"snapshot": update(onChange(snapshotFacts), aSnapshot("a").Object, touch(aSnapshot("a").Object)),
 		"content":  update(onChange(contentFacts), content, touch(content.DeepCopy())),
 		"service":  update(onChange(serviceFacts), service, touch(service.DeepCopy())),
 		"claim":    update(onChange(claimFacts), &claim, touch(claim.DeepCopy())),
@@ -114,11 +115,13 @@ func TestOnlyRelevantUpdatesPass(t *testing.T) {
 		}
 	}
 
-	ready := aSnapshot("a").object
-	pending := aSnapshot("a", func(s *snapshot) { s.object.Status.ReadyToUse = nil }).object
-	leaving := aSnapshot("a", func(s *snapshot) { isDeleting(s.object) }).object
-	changeID := aSnapshot("a", func(s *snapshot) { s.object.Annotations = map[string]string{annotationVSphereChangeID: "1"} }).object
-	handle := aSnapshot("a", func(s *snapshot) { s.content.Status.SnapshotHandle = ptr("x") }).content
+	ready := aSnapshot("a").Object
+	pending := aSnapshot("a", func(s *snapshots.Snapshot) { s.Object.Status.ReadyToUse = nil }).Object
+	leaving := aSnapshot("a", func(s *snapshots.Snapshot) { isDeleting(s.Object) }).Object
+	changeID := aSnapshot("a", func(s *snapshots.Snapshot) {
+		s.Object.Annotations = map[string]string{snapshots.AnnotationVSphereChangeID: "1"}
+	}).Object
+	handle := aSnapshot("a", func(s *snapshots.Snapshot) { s.Content.Status.SnapshotHandle = ptr("x") }).Content
 	started, bound := aClaim("a", isStarted), aClaim("a", isBound)
 	done, recorded := aPod("a", ended(t, late, threeBlocks())), aPod("a", isRecorded)
 	for name, relevant := range map[string]bool{
