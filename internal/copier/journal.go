@@ -1,0 +1,136 @@
+//go:build linux
+
+package copier
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// journalFormat marks a file as a journal, so that no other file is overwritten.
+const journalFormat = "kubectl-cbr-apply/1"
+
+// entry is what a journal holds: which copy it belongs to, and how far that came.
+type entry struct {
+	Format string `json:"format"`
+	List   string `json:"list"`
+	Shard  string `json:"shard"`
+	Source string `json:"source"`
+	// SourceBytes and TargetBytes are sizes.
+	SourceBytes int64 `json:"sourceBytes"`
+	// Target tells this target from another one under the same name; empty if nothing tells it.
+	Target      string `json:"target"`
+	TargetBytes int64  `json:"targetBytes"`
+	// CopiedUpTo is the offset in the volume before which all extents are on the target, durably.
+	CopiedUpTo int64 `json:"copiedUpTo"`
+}
+
+// journal is the file that remembers how far a copy came. A nil journal remembers nothing.
+type journal struct {
+	path  string
+	entry entry
+}
+
+// openJournal returns the journal at path, written anew, and the offset from which the copy described by e must go on. If
+// there is a journal that does not count, why says so.
+func openJournal(path string, e entry) (j *journal, mark int64, why string, err error) {
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		path = resolved // so that a rename replaces the file and not the link
+	}
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, 0, "", refuse("read journal: %w", err)
+	default:
+		var old entry
+		if json.Unmarshal(data, &old) != nil || !strings.HasPrefix(old.Format, "kubectl-cbr-apply/") {
+			return nil, 0, "", refuse("%s is not a journal of an earlier copy: name another file, or remove it", path)
+		}
+		if why = e.differsFrom(old); why == "" {
+			mark = old.CopiedUpTo
+		}
+	}
+	e.CopiedUpTo = mark
+	j = &journal{path: path, entry: e}
+	if err := j.save(mark); err != nil {
+		return nil, 0, "", refuse("%w", err)
+	}
+	return j, mark, why, nil
+}
+
+// differsFrom says why a copy described by e cannot go on where the one described by old ended; empty if it can.
+func (e entry) differsFrom(old entry) string {
+	switch {
+	case old.Format != e.Format:
+		return "the journal was written by another version"
+	case old.List != e.List:
+		return "the journal is about another list"
+	case old.Shard != e.Shard:
+		return fmt.Sprintf("the journal is about shard %s", old.Shard)
+	case old.Source != e.Source || old.SourceBytes != e.SourceBytes:
+		return fmt.Sprintf("the journal is about another source (%s, %d bytes)", old.Source, old.SourceBytes)
+	case e.Target == "":
+		return "the system does not tell this target from another one of its name"
+	case old.Target != e.Target || old.TargetBytes != e.TargetBytes:
+		return "the journal is about another target, or a device was attached anew"
+	case old.CopiedUpTo < 0:
+		return "the journal has a negative offset"
+	}
+	return ""
+}
+
+// save replaces the journal, durably and at once: there is always the old one or the new one.
+func (j *journal) save(mark int64) (err error) {
+	if j == nil {
+		return nil
+	}
+	j.entry.CopiedUpTo = mark
+	data, err := json.MarshalIndent(j.entry, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	temporary := j.path + ".new"
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temporary, j.path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write journal: %w", err), os.Remove(temporary))
+	}
+	return syncDir(filepath.Dir(j.path))
+}
+
+// remove ends a copy that is complete.
+func (j *journal) remove() error {
+	if j == nil {
+		return nil
+	}
+	if err := os.Remove(j.path); err != nil {
+		return fmt.Errorf("remove journal: %w", err)
+	}
+	return syncDir(filepath.Dir(j.path))
+}
+
+// syncDir makes what was created, renamed or removed in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,340 @@
+//go:build linux
+
+package copier
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/internal/listops"
+)
+
+var crashes = flag.Int("crashes", 60, "how many power failures to play")
+
+// childEnv has the test program be a copy that its parent kills. It holds Options as JSON.
+const childEnv = "COPIER_TEST_OPTIONS"
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childEnv); spec != "" {
+		os.Exit(child(spec))
+	}
+	os.Exit(m.Run())
+}
+
+// child copies, and prints a line for every step of its progress.
+func child(spec string) int {
+	var o Options
+	if err := json.Unmarshal([]byte(spec), &o); err != nil {
+		fmt.Println(err)
+		return 2
+	}
+	o.checkpointBytes = 64 << 10
+	o.Progress = func(p Progress) { fmt.Println(p.DoneBytes) }
+	if _, err := Run(context.Background(), o); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
+}
+
+// runAndKill runs a copy in a process of its own, and kills it after so many steps of its progress. It reports whether
+// the copy ended by itself.
+func runAndKill(t *testing.T, o Options, steps int) bool {
+	t.Helper()
+	spec, err := json.Marshal(struct {
+		List, Source, Target, Journal string
+		Workers                       int
+	}{o.List, o.Source, o.Target, o.Journal, o.Workers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+string(spec))
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, last := bufio.NewScanner(out), ""
+	for range steps {
+		if !lines.Scan() {
+			break
+		}
+		last = lines.Text()
+	}
+	killErr := cmd.Process.Signal(syscall.SIGKILL)
+	if killErr != nil && !errors.Is(killErr, os.ErrProcessDone) {
+		t.Fatal(killErr)
+	}
+	if _, err := io.Copy(io.Discard, out); err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
+	if err != nil && !cmd.ProcessState.Sys().(syscall.WaitStatus).Signaled() {
+		t.Fatalf("the copy failed: %v, last line %q", err, last)
+	}
+	return err == nil
+}
+
+// TestKills kills copies at random moments, again and again, until one ends by itself: what it leaves must be what a copy
+// that nobody disturbs leaves, and later runs must not begin from nothing.
+func TestKills(t *testing.T) {
+	rng := random(t)
+	const capacity = 12 << 20
+	for _, device := range []bool{false, true} {
+		t.Run(fmt.Sprintf("device %t", device), func(t *testing.T) {
+			extents := randomExtents(rng, capacity, 512, 200)
+			source, old := randomData(rng, capacity), make([]byte, capacity)
+			o := Options{
+				List: writeList(t, capacity, extents), Source: writeFile(t, "source", source), Workers: 1 + rng.IntN(4),
+				Target: filepath.Join(t.TempDir(), "target"), Journal: filepath.Join(t.TempDir(), "journal"),
+			}
+			if device {
+				fill(rng, old)
+				o.Target = attach(t, writeFile(t, "target", old))
+			}
+			kills, resumed := 0, false
+			for !runAndKill(t, o, rng.IntN(6)) {
+				kills++
+				var e entry
+				if data, err := os.ReadFile(o.Journal); err == nil && json.Unmarshal(data, &e) == nil && e.CopiedUpTo > 0 {
+					resumed = true
+				}
+				if kills == 200 {
+					t.Fatal("200 kills, and no end: it does not continue")
+				}
+			}
+			t.Logf("%d kills", kills)
+			if kills > 3 && !resumed {
+				t.Error("no journal ever said that something was copied")
+			}
+			sameBytes(t, "target", readFile(t, o.Target), apply(old, source, extents))
+		})
+	}
+}
+
+var errPower = errors.New("the power has failed")
+
+// disk is a target that forgets what was not synced when the power fails, page by page and at random.
+type disk struct {
+	mu             sync.Mutex
+	rng            *rand.Rand
+	stored, cached []byte
+	journal        int64
+	left           int // operations until the power fails
+}
+
+func (d *disk) step() error {
+	d.left--
+	if d.left < 0 {
+		return errPower
+	}
+	return nil
+}
+
+func (d *disk) ReadAt(p []byte, offset int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return copy(p, d.cached[offset:]), nil
+}
+
+func (d *disk) WriteAt(p []byte, offset int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.step(); err != nil {
+		return 0, err
+	}
+	return copy(d.cached[offset:], p), nil
+}
+
+func (d *disk) Zero(offset, n int64) error {
+	_, err := d.WriteAt(make([]byte, n), offset)
+	return err
+}
+
+func (d *disk) sync() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.step(); err != nil {
+		return err
+	}
+	copy(d.stored, d.cached)
+	return nil
+}
+
+func (d *disk) save(mark int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.step(); err != nil {
+		return err
+	}
+	d.journal = mark
+	return nil
+}
+
+// fail leaves what a power failure leaves.
+func (d *disk) fail() {
+	for i := int64(0); i < int64(len(d.stored)); i += pageBytes {
+		if d.rng.IntN(2) == 0 {
+			copy(d.stored[i:], d.cached[i:min(i+pageBytes, int64(len(d.cached)))])
+		}
+	}
+	d.cached = bytes.Clone(d.stored)
+}
+
+// TestPowerFailures has the power fail after any operation: what the journal says is copied must be there, whatever else
+// was lost, and a copy that continues from it must end right.
+func TestPowerFailures(t *testing.T) {
+	rng := random(t)
+	const capacity = 3 << 20
+	for range *crashes {
+		extents := randomExtents(rng, capacity, 512, 100)
+		source, old := randomData(rng, capacity), make([]byte, capacity)
+		fill(rng, old)
+		want := apply(old, source, extents)
+		list, err := blocklist.Open(writeList(t, capacity, extents))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &disk{rng: rng, stored: bytes.Clone(old), cached: bytes.Clone(old)}
+		for err = errPower; err != nil; {
+			d.left = rng.IntN(250)
+			c := &copying{source: bytes.NewReader(source), target: d}
+			// One worker, because the disk is not made for more.
+			w := &walk{workers: 1, mark: d.journal, do: c.copy, checkpoint: durably(d.sync, d.save), every: 64 << 10, progress: func(Progress) {}}
+			err = w.run(t.Context(), listops.Clip(listops.Of(list.From(d.journal)), listops.Range{From: d.journal, To: capacity}))
+			if err != nil && !errors.Is(err, errPower) {
+				t.Fatal(err)
+			}
+			d.fail()
+			for _, e := range extents {
+				if end := min(e.End(), d.journal); end > e.Offset && !bytes.Equal(d.stored[e.Offset:end], want[e.Offset:end]) {
+					t.Fatalf("the journal says %d, but what was copied to %d is lost", d.journal, e.Offset)
+				}
+			}
+		}
+		sameBytes(t, "target", d.stored, want)
+		if err := list.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFailedSync has one checkpoint fail, and would have the next one succeed: that is how Linux reports lost data, so there
+// must be no next one.
+func TestFailedSync(t *testing.T) {
+	const capacity = 8 << 20
+	failed, after := false, 0
+	w := &walk{
+		workers: 2, every: 1, progress: func(Progress) {}, do: func(blocklist.Extent, *buffers) error { return nil },
+		checkpoint: durably(func() error {
+			if failed {
+				after++
+				return nil
+			}
+			failed = true
+			return syscall.EIO
+		}, func(int64) error { t.Error("the journal was moved on"); return nil }),
+	}
+	extents := func(yield func([]blocklist.Extent, error) bool) {
+		yield([]blocklist.Extent{{Offset: 0, Length: capacity}}, nil)
+	}
+	if err := w.run(t.Context(), extents); !errors.Is(err, syscall.EIO) || after != 0 {
+		t.Errorf("error %v and %d syncs after the one that failed, want its error and none", err, after)
+	}
+}
+
+// TestJournals has a copy begin again where a journal is about something else.
+func TestJournals(t *testing.T) {
+	rng := random(t)
+	const capacity = 4 << 20
+	extents := []blocklist.Extent{{Offset: 0, Length: capacity}}
+	for _, c := range []struct {
+		name  string
+		spoil func(t *testing.T, o *Options)
+		why   string
+	}{
+		{"nothing", func(*testing.T, *Options) {}, ""},
+		{"target was made anew", func(t *testing.T, o *Options) {
+			remove(t, o.Target)
+		}, "another target"},
+		{"target was replaced", func(t *testing.T, o *Options) {
+			other := writeFile(t, "other", make([]byte, capacity))
+			if err := os.Rename(other, o.Target); err != nil {
+				t.Fatal(err)
+			}
+		}, "another target"},
+		{"source is another", func(t *testing.T, o *Options) {
+			o.Source = writeFile(t, "source2", readFile(t, o.Source))
+		}, "another source"},
+		{"list is another", func(t *testing.T, o *Options) {
+			o.List = writeList(t, capacity, []blocklist.Extent{{Offset: 0, Length: 4096}, {Offset: 4096, Length: capacity - 4096}})
+		}, "another list"},
+		{"shard is all there is", func(_ *testing.T, o *Options) { o.Shard = Shard{0, 1} }, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			source := make([]byte, capacity)
+			fill(rng, source)
+			o := Options{
+				List: writeList(t, capacity, extents), Source: writeFile(t, "source", source),
+				Target: filepath.Join(t.TempDir(), "target"), Journal: filepath.Join(t.TempDir(), "journal"), Workers: 1, checkpointBytes: 1,
+			}
+			interrupt(t, o, 2<<20)
+			c.spoil(t, &o)
+			var notices []string
+			o.Notice = func(s string) { notices = append(notices, s) }
+			result, err := Run(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sameBytes(t, "target", readFile(t, o.Target), source)
+			if c.why == "" && (result.ResumedBytes != 2<<20 || len(notices) > 0) {
+				t.Errorf("resumed at %d, want %d; %q", result.ResumedBytes, 2<<20, notices)
+			}
+			if c.why != "" && (result.ResumedBytes != 0 || !slices.ContainsFunc(notices, func(s string) bool { return strings.Contains(s, c.why) })) {
+				t.Errorf("resumed at %d with notices %q, want to begin again because of %s", result.ResumedBytes, notices, c.why)
+			}
+		})
+	}
+}
+
+// interrupt has a copy stop after at bytes, as by a signal.
+func interrupt(t *testing.T, o Options, at int64) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o.Progress = func(p Progress) {
+		if p.DoneBytes == at {
+			cancel()
+		}
+	}
+	_, err := Run(ctx, o)
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "continues from") {
+		t.Fatalf("error of a copy that was stopped: %v", err)
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,249 @@
+//go:build linux
+
+package copier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/internal/listops"
+)
+
+// shardAlign is where an extent may be cut between two shards, in bytes: no two machines write to one page.
+const shardAlign = 64 << 10
+
+// Run copies. It fails with ErrRefused before anything was written; with ErrDiffers if Verify finds a difference; with
+// context.Cause(ctx) if ctx ends, after the journal was brought up to date; or with what the system says. After a failure the
+// same call continues where this one ended, if there is a journal, and begins again if there is none.
+func Run(ctx context.Context, o Options) (result Result, err error) {
+	if err := o.check(); err != nil {
+		return Result{}, err
+	}
+	list, err := blocklist.Open(o.List)
+	if err != nil {
+		return Result{}, refuse("%w", err)
+	}
+	defer func() { err = errors.Join(err, list.Close()) }()
+	c := &task{options: o, list: list, capacity: list.Header().VolumeCapacityBytes}
+	if err := c.choose(); err != nil {
+		return Result{}, refuse("read list %s again: %w", o.List, err)
+	}
+	c.result = Result{Extents: c.survey.extents, Bytes: c.survey.bytes, CapacityBytes: c.capacity}
+	if err := c.open(); err != nil {
+		return c.result, errors.Join(err, c.close())
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	return c.run(ctx)
+}
+
+// check refuses options that contradict each other, and fills in defaults.
+func (o *Options) check() error {
+	if o.Workers == 0 {
+		o.Workers = DefaultWorkers
+	}
+	if o.Workers < 1 || o.Workers > maxWorkers {
+		return refuse("%d workers: use 1 to %d", o.Workers, maxWorkers)
+	}
+	if s := o.Shard; s != (Shard{}) && (s.Total < 1 || s.Index < 0 || s.Index >= s.Total) {
+		return refuse("shard %s does not exist: parts count from 0", s)
+	}
+	if o.Progress == nil {
+		o.Progress = func(Progress) {}
+	}
+	if o.Notice == nil {
+		o.Notice = func(string) {}
+	}
+	roles := []struct{ role, path string }{{"list", o.List}, {"source", o.Source}, {"target", o.Target}, {"journal", o.Journal}}
+	for i, a := range roles[:3] {
+		if a.path == "" {
+			return refuse("no %s is named", a.role)
+		}
+		for _, b := range roles[i+1:] {
+			if a.path == b.path {
+				return refuse("%s is named as %s and as %s", a.path, a.role, b.role)
+			}
+		}
+	}
+	return nil
+}
+
+// survey is what a part of a list adds up to.
+type survey struct {
+	extents, bytes, end int64
+}
+
+func surveyOf(extents listops.Extents) (survey, error) {
+	var s survey
+	for batch, err := range extents {
+		if err != nil {
+			return survey{}, err
+		}
+		for _, e := range batch {
+			s.bytes += e.Length
+		}
+		s.extents += int64(len(batch))
+		s.end = batch[len(batch)-1].End()
+	}
+	return s, nil
+}
+
+// task is one run.
+type task struct {
+	options  Options
+	list     *blocklist.File
+	capacity int64
+	part     listops.Range // what of the volume is this shard's
+	survey   survey
+	source   *volume
+	target   *volume
+	journal  *journal // nil for none
+	mark     int64    // what lies before it was copied by an earlier run
+	result   Result
+}
+
+// choose finds out which part of the list is to be copied.
+func (c *task) choose() error {
+	c.part = listops.Everything()
+	if s := c.options.Shard; !s.whole() {
+		ranges, err := listops.Slices(listops.Of(c.list.From(0)), c.list.Trailer().ChangedBytes, s.Total, shardAlign)
+		if err != nil {
+			return err
+		}
+		c.part = ranges[s.Index]
+	}
+	var err error
+	c.survey, err = surveyOf(c.extents(0))
+	return err
+}
+
+// extents returns what is to be copied from the byte offset of the volume on.
+func (c *task) extents(offset int64) listops.Extents {
+	r := listops.Range{From: max(c.part.From, offset), To: c.part.To}
+	return listops.Clip(listops.Of(c.list.From(r.From)), r)
+}
+
+// open checks everything, and only then creates or changes anything.
+func (c *task) open() error {
+	var err error
+	if c.source, err = openSource(c.options); err != nil {
+		return err
+	}
+	if err := c.checkSource(); err != nil {
+		return err
+	}
+	if err := c.checkTarget(); err != nil {
+		return err
+	}
+	if c.target, err = openTarget(c.options, c.capacity); err != nil {
+		return err
+	}
+	return c.openJournal()
+}
+
+func (c *task) close() error {
+	var errs []error
+	for _, v := range []*volume{c.source, c.target} {
+		if v != nil {
+			errs = append(errs, v.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// openJournal finds out where to begin, and makes sure that the journal can be written.
+func (c *task) openJournal() error {
+	path := c.options.Journal
+	if path == "" {
+		if c.target.block {
+			return nil
+		}
+		path = c.options.Target + ".journal"
+		if s := c.options.Shard; !s.whole() {
+			path = fmt.Sprintf("%s-%d-of-%d", path, s.Index, s.Total)
+		}
+	}
+	digest := c.list.Trailer().ListSHA256
+	entry := entry{
+		Format: journalFormat, List: fmt.Sprintf("sha256:%x", digest), Shard: c.options.Shard.String(),
+		Source: c.options.Source, SourceBytes: c.source.size,
+		Target: c.target.identity(), TargetBytes: c.target.size,
+	}
+	j, mark, why, err := openJournal(path, entry)
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		c.options.Notice("the copy begins again: " + why)
+	}
+	c.journal, c.mark = j, mark
+	return nil
+}
+
+func (c *task) run(ctx context.Context) (Result, error) {
+	left, err := surveyOf(c.extents(c.mark))
+	if err != nil {
+		return c.result, fmt.Errorf("read list %s again: %w", c.options.List, err)
+	}
+	c.result.ResumedBytes = c.survey.bytes - left.bytes
+	copying := &copying{source: c.source, target: c.target, sparse: c.target.fresh}
+	copied := &walk{
+		phase: Copying, workers: c.options.Workers, mark: c.mark, skipped: c.result.ResumedBytes, total: c.survey.bytes,
+		progress: c.options.Progress, do: copying.copy,
+		checkpoint: durably(c.target.Sync, c.journal.save), every: c.options.checkpointBytes,
+	}
+	err = copied.run(ctx, c.extents(c.mark))
+	c.result.ReadBytes, c.result.WrittenBytes, c.result.ZeroBytes = copying.read.Load(), copying.written.Load(), copying.zeros.Load()
+	if err != nil {
+		return c.result, c.explain(err)
+	}
+	if c.options.Verify {
+		if err := c.verify(ctx); err != nil {
+			return c.result, err
+		}
+	}
+	return c.result, c.journal.remove()
+}
+
+// durably returns a checkpoint: what lies before the mark is made durable before the journal says that it is.
+func durably(sync func() error, save func(mark int64) error) func(mark int64) error {
+	return func(mark int64) error {
+		if err := sync(); err != nil {
+			return err
+		}
+		return save(mark)
+	}
+}
+
+func (c *task) verify(ctx context.Context) error {
+	c.source.dropCache()
+	c.target.dropCache()
+	comparison := &comparison{source: c.source, target: c.target}
+	compared := &walk{
+		phase: Verifying, workers: c.options.Workers, total: c.survey.bytes,
+		progress: c.options.Progress, do: comparison.compare, checkpoint: func(int64) error { return nil },
+	}
+	if err := compared.run(ctx, c.extents(0)); err != nil {
+		if errors.Is(err, ErrDiffers) {
+			// To continue would be to trust what was just found to be wrong.
+			err = errors.Join(err, c.journal.remove())
+		}
+		return err
+	}
+	c.result.Verified = true
+	return nil
+}
+
+// explain says what to do after a copy that was not refused has failed.
+func (c *task) explain(err error) error {
+	what := "run the same command again: it copies from the beginning"
+	if c.journal != nil {
+		what = "run the same command again: it continues from " + c.journal.path
+	}
+	if _, statErr := os.Stat(c.options.Target); statErr != nil {
+		return err
+	}
+	return fmt.Errorf("%w; the target is not complete: %s", err, what)
+}
