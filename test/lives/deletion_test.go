@@ -57,6 +57,9 @@ func (d deletions) expected() end {
 	switch {
 	case lost(theClaim, theNamespace):
 		return gone
+	case lost(theGrant, theHome) && d.at < handedOver:
+		// What was begun is undone, even if the populator runs.
+		return stays
 	case d.at >= handedOver:
 		// The data is complete.
 		return filled
@@ -168,7 +171,7 @@ func (l *life) dieAndComeBack(between func(running bool)) error {
 		func() error { return l.settle(d) },
 		func() error { return l.give(l.returning()...) },
 		func() error {
-			if d.expected() == gone {
+			if d.expected() == gone || (d.expected() == stays && slices.Contains(l.lost, theHome)) {
 				return nil
 			}
 			return l.filled()
@@ -190,7 +193,7 @@ func (l *life) dieAndComeBack(between func(running bool)) error {
 // letOn takes everything away that the test held back.
 func (l *life) letOn(d deletions) error {
 	l.let(everything)
-	if d.at != waiting || slices.Contains(d.victims, theNamespace) {
+	if d.at != waiting || slices.Contains(d.victims, theNamespace) || slices.Contains(d.victims, theHome) {
 		return nil
 	}
 	for name, v := range map[string]victim{fromName: theFrom, toName: theTo} {
@@ -211,7 +214,7 @@ func (l *life) settle(d deletions) error {
 			return hanging
 		}
 		switch {
-		case slices.Contains(l.lost, theRange) && s.cbr != nil:
+		case (slices.Contains(l.lost, theRange) || slices.Contains(l.lost, theHome)) && s.cbr != nil:
 			return "the ChangedBlockRange is still there"
 		case d.expected() == gone && s.claim != nil:
 			return "the claim is still there"
@@ -223,7 +226,7 @@ func (l *life) settle(d deletions) error {
 			return "the claim is gone"
 		case s.claim.Status.Phase == corev1.ClaimBound:
 			return "the claim is bound"
-		case s.cbr == nil:
+		case s.cbr == nil, slices.Contains(l.lost, theGrant):
 			// Nobody knows whether it comes back: nothing is kept for the claim.
 			return checkNothingOfOurs(s)
 		}
@@ -233,7 +236,7 @@ func (l *life) settle(d deletions) error {
 
 // returning are the lost victims that are given back: a claim that was deleted is gone for good.
 func (l *life) returning() []victim {
-	if slices.Contains(l.lost, theNamespace) {
+	if slices.Contains(l.lost, theNamespace) || slices.Contains(l.lost, theHome) {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(l.lost), func(v victim) bool { return v == theClaim || v == thePod || v == thePrime })

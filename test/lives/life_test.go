@@ -30,8 +30,10 @@ const (
 type life struct {
 	*world
 	namespace string
-	fate      deletions
-	changed   chan struct{}
+	// home is the namespace of the ChangedBlockRange and its snapshots: the claim's, unless the claim refers to another one.
+	home    string
+	fate    deletions
+	changed chan struct{}
 
 	mu    sync.Mutex
 	stage stage
@@ -49,9 +51,22 @@ func (w *world) newLife(fate deletions) *life {
 		world: w, fate: fate, stage: everything, changed: make(chan struct{}, 1),
 		namespace: fmt.Sprintf("%s-life-%d", w.cfg.PopulatorNamespace, len(w.lives)+1),
 	}
+	l.home = l.namespace
 	w.lives[l.namespace] = l
 	return l
 }
+
+// newForeignLife is newLife for a claim that refers to a ChangedBlockRange of another namespace.
+func (w *world) newForeignLife(fate deletions) *life {
+	l := w.newLife(fate)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l.home += "-home"
+	w.lives[l.home] = l
+	return l
+}
+
+func (l *life) foreign() bool { return l.home != l.namespace }
 
 func (l *life) String() string { return fmt.Sprintf("%v (%s)", l.fate, l.namespace) }
 
@@ -94,7 +109,7 @@ func (l *life) look() sight {
 	if l.see(l.namespace, claimName, &claim) {
 		s.claim = &claim
 	}
-	if l.see(l.namespace, rangeName, &cbr) {
+	if l.see(l.home, rangeName, &cbr) {
 		s.cbr = &cbr
 	}
 	uid := l.claimUID()
@@ -239,7 +254,7 @@ func (l *life) filled() error {
 
 // end deletes everything, as the namespace controller would, and waits until nothing of the claim is left.
 func (l *life) end() error {
-	if err := errors.Join(l.lose(theNamespace), l.lose(theClass), l.lose(theService)); err != nil {
+	if err := errors.Join(l.lose(theNamespace), l.lose(theHome), l.lose(theClass), l.lose(theService)); err != nil {
 		return err
 	}
 	return l.until("everything is gone", l.checkGone)
@@ -282,6 +297,11 @@ func (l *life) remove(o client.Object) error {
 	return nil
 }
 
+// named is what an object of the claim's namespace is called, namedAtHome one of the ChangedBlockRange's.
 func (l *life) named(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: l.namespace, Name: name}
+}
+
+func (l *life) namedAtHome(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: l.home, Name: name}
 }

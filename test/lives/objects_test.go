@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
@@ -33,6 +34,9 @@ const (
 	thePrime     victim = "prime"
 	theClass     victim = "class"
 	theService   victim = "service"
+	// theHome is the namespace of the ChangedBlockRange, theGrant the ReferenceGrant there, of a claim of another namespace.
+	theHome  victim = "home"
+	theGrant victim = "grant"
 )
 
 var victims = []victim{theClaim, theRange, theFrom, theTo, theNamespace, thePod, thePrime, theClass, theService}
@@ -52,6 +56,10 @@ func (l *life) give(all ...victim) error {
 			err = l.giveSnapshot(toName)
 		case theNamespace:
 			err = l.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.namespace}})
+		case theHome:
+			err = l.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.home}})
+		case theGrant:
+			err = l.giveGrant()
 		case theClass:
 			err = l.create(&storagev1.StorageClass{
 				ObjectMeta: metav1.ObjectMeta{Name: l.namespace}, Provisioner: fakecluster.Driver,
@@ -74,7 +82,7 @@ func (l *life) give(all ...victim) error {
 }
 
 func (l *life) newClaim() *corev1.PersistentVolumeClaim {
-	return &corev1.PersistentVolumeClaim{
+	claim := &corev1.PersistentVolumeClaim{
 		ObjectMeta: l.named(claimName),
 		Spec: corev1.PersistentVolumeClaimSpec{
 			StorageClassName: &l.namespace,
@@ -83,11 +91,15 @@ func (l *life) newClaim() *corev1.PersistentVolumeClaim {
 			DataSourceRef:    &corev1.TypedObjectReference{APIGroup: ptr.To(v1alpha1.GroupName), Kind: v1alpha1.Kind, Name: rangeName},
 		},
 	}
+	if l.foreign() {
+		claim.Spec.DataSourceRef.Namespace = &l.home
+	}
+	return claim
 }
 
 func (l *life) newRange() *v1alpha1.ChangedBlockRange {
 	return &v1alpha1.ChangedBlockRange{
-		ObjectMeta: l.named(rangeName),
+		ObjectMeta: l.namedAtHome(rangeName),
 		Spec: v1alpha1.ChangedBlockRangeSpec{
 			FromVolumeSnapshotName: fromName, ToVolumeSnapshotName: toName, GranularityBytes: l.granularity,
 		},
@@ -104,7 +116,7 @@ func (l *life) giveSnapshot(name string) error {
 	}
 	ctx := context.Background()
 	snapshot := &snapshotv1.VolumeSnapshot{}
-	if err := l.c.Get(ctx, client.ObjectKey{Namespace: l.namespace, Name: name}, snapshot); err != nil {
+	if err := l.c.Get(ctx, client.ObjectKey{Namespace: l.home, Name: name}, snapshot); err != nil {
 		return fmt.Errorf("get snapshot %s: %w", name, err)
 	}
 	content := &snapshotv1.VolumeSnapshotContent{
@@ -112,7 +124,7 @@ func (l *life) giveSnapshot(name string) error {
 		Spec: snapshotv1.VolumeSnapshotContentSpec{
 			Driver: l.driver(), DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete,
 			Source:            snapshotv1.VolumeSnapshotContentSource{VolumeHandle: ptr.To("volume")},
-			VolumeSnapshotRef: corev1.ObjectReference{Namespace: l.namespace, Name: name, UID: snapshot.UID},
+			VolumeSnapshotRef: corev1.ObjectReference{Namespace: l.home, Name: name, UID: snapshot.UID},
 		},
 	}
 	err := l.c.Create(ctx, content)
@@ -123,7 +135,7 @@ func (l *life) giveSnapshot(name string) error {
 		return fmt.Errorf("create content of snapshot %s: %w", name, err)
 	}
 	content.Status = &snapshotv1.VolumeSnapshotContentStatus{
-		SnapshotHandle: ptr.To(handle(l.namespace, name)), RestoreSize: ptr.To[int64](10 << 20), ReadyToUse: ptr.To(true),
+		SnapshotHandle: ptr.To(handle(l.home, name)), RestoreSize: ptr.To[int64](10 << 20), ReadyToUse: ptr.To(true),
 	}
 	snapshot.Status = &snapshotv1.VolumeSnapshotStatus{BoundVolumeSnapshotContentName: &content.Name, ReadyToUse: ptr.To(true)}
 	if err := errors.Join(l.c.Status().Update(ctx, content), l.c.Status().Update(ctx, snapshot)); err != nil {
@@ -135,7 +147,7 @@ func (l *life) giveSnapshot(name string) error {
 // giveUnready creates a snapshot that is not ready yet.
 func (l *life) giveUnready(name string) error {
 	return l.create(&snapshotv1.VolumeSnapshot{
-		ObjectMeta: l.named(name),
+		ObjectMeta: l.namedAtHome(name),
 		Spec:       snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: ptr.To("data")}},
 	})
 }
@@ -156,7 +168,11 @@ func (l *life) lose(v victim) error {
 	case theTo:
 		return l.loseSnapshot(toName)
 	case theNamespace:
-		return l.loseNamespace()
+		return l.loseNamespace(l.namespace)
+	case theHome:
+		return l.loseNamespace(l.home)
+	case theGrant:
+		return l.remove(&gatewayv1beta1.ReferenceGrant{ObjectMeta: l.namedAtHome(grantName)})
 	case thePod:
 		if s.pod != nil {
 			return l.remove(s.pod)
@@ -176,21 +192,28 @@ func (l *life) lose(v victim) error {
 // loseSnapshot plays the snapshot controller: the content goes with the snapshot.
 func (l *life) loseSnapshot(name string) error {
 	return errors.Join(
-		l.remove(&snapshotv1.VolumeSnapshot{ObjectMeta: l.named(name)}),
+		l.remove(&snapshotv1.VolumeSnapshot{ObjectMeta: l.namedAtHome(name)}),
 		l.remove(&snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: l.contentName(name)}}),
 	)
 }
 
 // loseNamespace plays the namespace controller: from now on the API server accepts no new object in the namespace, and every
 // object in it is deleted.
-func (l *life) loseNamespace() error {
-	if err := l.remove(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.namespace}}); err != nil {
+func (l *life) loseNamespace(namespace string) error {
+	if err := l.remove(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		return err
 	}
-	for _, o := range []client.Object{&corev1.PersistentVolumeClaim{}, &v1alpha1.ChangedBlockRange{}} {
-		if err := l.c.DeleteAllOf(context.Background(), o, client.InNamespace(l.namespace)); err != nil {
-			return fmt.Errorf("delete all %T of namespace %s: %w", o, l.namespace, err)
+	kinds := []client.Object{&corev1.PersistentVolumeClaim{}, &v1alpha1.ChangedBlockRange{}}
+	if l.foreign() {
+		kinds = append(kinds, &gatewayv1beta1.ReferenceGrant{})
+	}
+	for _, o := range kinds {
+		if err := l.c.DeleteAllOf(context.Background(), o, client.InNamespace(namespace)); err != nil {
+			return fmt.Errorf("delete all %T of namespace %s: %w", o, namespace, err)
 		}
+	}
+	if namespace != l.home {
+		return nil
 	}
 	return errors.Join(l.loseSnapshot(fromName), l.loseSnapshot(toName))
 }

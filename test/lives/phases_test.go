@@ -41,8 +41,13 @@ var stages = map[phase]stage{
 // begin creates everything for a claim that is to come to phase p.
 func (l *life) begin(p phase) error {
 	l.let(stages[p])
-	if err := l.give(theNamespace, theClass, theService, theRange, theClaim); err != nil {
+	if err := l.give(theNamespace, theHome, theClass, theService, theRange, theClaim); err != nil {
 		return err
+	}
+	if l.foreign() {
+		if err := l.give(theGrant); err != nil {
+			return err
+		}
 	}
 	if p != waiting {
 		return l.give(theFrom, theTo)

@@ -35,6 +35,13 @@ func (w *world) holdsBinding(claim *corev1.PersistentVolumeClaim) bool {
 	return l != nil && claim.Namespace == l.namespace && !l.at().bind
 }
 
+// holdsLoss keeps the binder from noticing that a prime claim lost its volume, as the real one does for seconds, once its
+// claim may have it.
+func (w *world) holdsLoss(prime *corev1.PersistentVolumeClaim) bool {
+	l := w.lifeOf(prime)
+	return l != nil && l.at().bind
+}
+
 // kubelet runs populators: their list is what their command line asks for.
 func (w *world) kubelet(pod *corev1.Pod) *fakecluster.End {
 	l := w.lifeOf(pod)

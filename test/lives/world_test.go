@@ -24,11 +24,13 @@ import (
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/controller"
 	"github.com/cbt-populator/cbt-populator/internal/machinery"
 	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
 )
 
@@ -41,6 +43,8 @@ type world struct {
 	scheme *runtime.Scheme
 	fake   *fakecluster.Cluster
 	cfg    machinery.Config
+	// references is set if claims may refer to other namespaces.
+	references bool
 	// stop ends the controller; nil while none runs.
 	stop func()
 
@@ -78,7 +82,7 @@ func newWorld(t *testing.T) *world {
 	if w.fake, err = fakecluster.Start(ctx, w.c, w.kubelet); err != nil {
 		t.Fatal(err)
 	}
-	w.fake.SetHolds(fakecluster.Holds{Provision: w.holdsVolume, Bind: w.holdsBinding})
+	w.fake.SetHolds(fakecluster.Holds{Provision: w.holdsVolume, Bind: w.holdsBinding, Lose: w.holdsLoss})
 	t.Cleanup(func() {
 		if w.stop != nil {
 			w.stop()
@@ -103,7 +107,7 @@ func newScheme(t *testing.T) *runtime.Scheme {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		clientgoscheme.AddToScheme, v1alpha1.AddToScheme, smsv1beta1.AddToScheme, snapshotv1.AddToScheme,
+		clientgoscheme.AddToScheme, v1alpha1.AddToScheme, smsv1beta1.AddToScheme, snapshotv1.AddToScheme, gatewayv1beta1.Install,
 	} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
@@ -170,9 +174,18 @@ func (w *world) startController() {
 	if err != nil {
 		w.Fatal(err)
 	}
+	cfg := w.cfg
+	if w.references {
+		if cfg.References, err = reference.New(w.config); err != nil {
+			w.Fatal(err)
+		}
+		if err := mgr.Add(cfg.References); err != nil {
+			w.Fatal(err)
+		}
+	}
 	if err := errors.Join(
-		controller.Setup(mgr, controller.Config{PopulatorNamespace: w.cfg.PopulatorNamespace}),
-		machinery.Setup(mgr, w.cfg),
+		controller.Setup(mgr, controller.Config{PopulatorNamespace: cfg.PopulatorNamespace, References: cfg.References}),
+		machinery.Setup(mgr, cfg),
 	); err != nil {
 		w.Fatal(err)
 	}
