@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -150,6 +151,10 @@ func spawn(opts boot.Options) (*exec.Cmd, error) {
 	// The Go tool and its caches are looked up through the environment; PATH gains the system's folders.
 	cmd.Env = append(os.Environ(), "CBT_CLUSTER_DIR="+l.State, "PATH="+os.Getenv("PATH")+":"+host.Path())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// What our caller had open, such as a lock or a pipe that somebody reads to its end, is not the cluster's to keep.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, errors.Join(fmt.Errorf("supervisor: mark open files: %w", err), log.Close())
+	}
 	if err := errors.Join(cmd.Start(), log.Close()); err != nil {
 		return nil, fmt.Errorf("supervisor: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
@@ -66,8 +65,16 @@ func (s *Server) serve(ctx context.Context, got Received, namespace, target stri
 	if n < len(cfg.Script) {
 		faults = cfg.Script[n]
 	}
+	if !s.enter(cfg.AtOnce) {
+		return status.Error(codes.ResourceExhausted, "too many calls at once")
+	}
+	defer s.leave()
 	v := cfg.Volume
-	if got.Token != cfg.Token {
+	if cfg.Admit != nil {
+		if err := cfg.Admit(ctx, got.Token, namespace); err != nil {
+			return err
+		}
+	} else if got.Token != cfg.Token {
 		return status.Error(codes.Unauthenticated, "the token is not valid")
 	}
 	if namespace != v.Namespace || target != v.Target || got.Delta && got.Base != v.Base {
@@ -86,6 +93,23 @@ func (s *Server) serve(ctx context.Context, got Received, namespace, target stri
 		c.ctx = limited
 		return cancel
 	}))
+}
+
+// enter counts a call, unless there are too many.
+func (s *Server) enter(bound int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if bound > 0 && s.active >= bound {
+		return false
+	}
+	s.active++
+	return true
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active--
 }
 
 // end turns what ended the session into the call's status.
@@ -148,55 +172,6 @@ func (c *session) send(r reply) error {
 		c.conn.queued.Add(int64(prefixBytes + n))
 	}
 	return err
-}
-
-// messages cuts the extents from the starting offset into messages.
-func (c *session) messages(v Volume) []reply {
-	extents, kind := v.Allocated, api.BlockMetadataType_VARIABLE_LENGTH
-	if c.got.Delta {
-		extents = v.Delta
-	}
-	if v.Fixed {
-		kind = api.BlockMetadataType_FIXED_LENGTH
-	}
-	from := c.got.StartingOffset
-	if from > 0 && c.takes(IgnoreOffset, 0) {
-		from = 0
-	}
-	var blocks []*api.BlockMetadata
-	for _, e := range extents {
-		if e.Offset+e.Size > from {
-			blocks = append(blocks, &api.BlockMetadata{ByteOffset: e.Offset, SizeBytes: e.Size})
-		}
-	}
-	if from > 0 && len(blocks) > 0 && !v.Fixed {
-		c.beginEarlier(extents, blocks[0], from)
-	}
-	per := c.cfg.PerMessage
-	if m := int(c.got.MaxResults); m > 0 {
-		per = min(per, m)
-	}
-	var all []reply
-	for part := range slices.Chunk(blocks, per) {
-		all = append(all, reply{kind: kind, capacity: v.Capacity, blocks: part})
-	}
-	if len(all) == 0 && c.cfg.EmptyMessage {
-		all = append(all, reply{kind: kind, capacity: v.Capacity})
-	}
-	return all
-}
-
-// beginEarlier joins first to the extent before it if both touch at from, as a driver does that looks for runs from an
-// earlier place than it was asked for.
-func (c *session) beginEarlier(extents []Extent, first *api.BlockMetadata, from int64) {
-	if first.ByteOffset != from || !c.takes(BeginsEarlier, 0) {
-		return
-	}
-	for _, e := range extents {
-		if e.Offset+e.Size == from {
-			first.ByteOffset, first.SizeBytes = e.Offset, first.SizeBytes+e.Size
-		}
-	}
 }
 
 // takes reports whether the call has a fault of that kind for message n, and takes it down.

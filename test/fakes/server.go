@@ -35,8 +35,14 @@ type Volume struct {
 // Config says how a Server behaves when no fault strikes.
 type Config struct {
 	Volume Volume
-	// Token is the only one that is accepted.
+	// Token is the only one that is accepted, unless Admit is set.
 	Token string
+	// Admit, if set, judges the token of every call: nil, or the status that refuses it.
+	Admit func(ctx context.Context, token, namespace string) error
+	// Style is how extents are listed.
+	Style Style
+	// AtOnce is how many calls are served at once; others are refused with RESOURCE_EXHAUSTED. 0: any number.
+	AtOnce int
 	// PerMessage is the number of extents a message, 256 if 0; a request may ask for less.
 	PerMessage int
 	// EmptyMessage sends one message without extents when there are none to send, as some drivers do; else the
@@ -68,13 +74,17 @@ type Server struct {
 	conns   *listener
 	served  chan struct{}
 
-	mu       sync.Mutex
-	cfg      Config
-	cert     *Certificate
-	calls    []Received
-	struck   []Kind
-	frozen   bool
-	shutdown chan struct{}
+	mu     sync.Mutex
+	cfg    Config
+	cert   *Certificate
+	calls  []Received
+	struck []Kind
+	// active is the number of calls that are being served.
+	active int
+	// deafCalls counts the calls that reached Style.Deaf.
+	deafCalls int
+	frozen    bool
+	shutdown  chan struct{}
 }
 
 // Received is what a call asked for.

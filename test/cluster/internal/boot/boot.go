@@ -83,7 +83,7 @@ func start(ctx, starting context.Context, opts Options, sup *supervise.Superviso
 	phase.Go(func() error { return sup.Start(wait, s.containerd()) })
 	phase.Go(func() error { return sup.Start(wait, s.driver(), opts.DriverArgs...) })
 	phase.Go(func() error {
-		return sup.Step("images", func() error { return images.Push(wait, layout.Registry, s.Bin("pause")) })
+		return sup.Step("images", func() error { return images.Push(wait, layout.Registry, s.Bin("pause"), s.Bin("kubectl")) })
 	})
 	if err := phase.Wait(); err != nil {
 		return err
@@ -205,6 +205,7 @@ func (s set) writeFiles() error {
 		s.Path("containerd", "certs.d", "docker.io", "hosts.toml"): func() ([]byte, error) { return config.RegistryHosts(), nil },
 		s.Path("cni", "conf", "10-cbt.conflist"):                   func() ([]byte, error) { return config.CNI(s.Layout) },
 		s.ConfigFile("kubelet.json"):                               func() ([]byte, error) { return config.Kubelet(s.Layout, featureGates) },
+		s.ConfigFile("audit.json"):                                 func() ([]byte, error) { return config.Audit(layout.Audited) },
 		s.ConfigFile("resolv.conf"):                                func() ([]byte, error) { return config.ResolvConf(), nil },
 	} {
 		data, err := render()

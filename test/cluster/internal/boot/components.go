@@ -59,6 +59,7 @@ func (s set) apiserver() supervise.Component {
 		"--kubelet-certificate-authority="+s.PKI("ca.crt"),
 		"--kubelet-client-certificate="+s.PKI("apiserver-kubelet-client.crt"),
 		"--kubelet-client-key="+s.PKI("apiserver-kubelet-client.key"),
+		"--audit-policy-file="+s.ConfigFile("audit.json"), "--audit-log-path="+s.AuditLog(), "--audit-log-mode=batch",
 		// Else logs and exec look up the Node's name.
 		"--kubelet-preferred-address-types=InternalIP")...)
 }

@@ -35,13 +35,17 @@ type entry struct {
 	target string
 }
 
-// Push builds the images pause, base and tools and pushes them to the
-// registry at host. The last also stands for Docker Hub's busybox. pause is
-// the path of the pause program.
-func Push(ctx context.Context, host, pause string) error {
+// Push builds the images pause, base, tools and kubectl and pushes them to the
+// registry at host. tools also stands for Docker Hub's busybox; kubectl is
+// tools with one program more. pause and kubectl are paths of programs.
+func Push(ctx context.Context, host, pause, kubectl string) error {
 	program, err := os.ReadFile(pause)
 	if err != nil {
 		return fmt.Errorf("pause image: %w", err)
+	}
+	client, err := os.ReadFile(kubectl)
+	if err != nil {
+		return fmt.Errorf("kubectl image: %w", err)
 	}
 	tools, err := toolsLayer(ctx)
 	if err != nil {
@@ -50,17 +54,21 @@ func Push(ctx context.Context, host, pause string) error {
 	files := rootfs()
 	shell := v1.Config{Env: []string{searchPath}, Cmd: []string{"/bin/sh"}, WorkingDir: "/"}
 	tools = append(slices.Clone(files), tools...)
+	own := []string{runtime.GOARCH}
 	for _, image := range []struct {
-		name    string
-		entries []entry
-		config  v1.Config
+		name          string
+		architectures []string
+		entries       []entry
+		config        v1.Config
 	}{
-		{"pause:latest", []entry{{path: "pause", mode: 0o755, data: program}}, v1.Config{User: "65535:65535", Entrypoint: []string{"/pause"}}},
-		{"base:latest", files, v1.Config{User: "65532:65532", Env: []string{searchPath}, WorkingDir: "/"}},
-		{"tools:latest", tools, shell},
-		{"library/busybox:stable", tools, shell},
+		{"pause:latest", own, []entry{{path: "pause", mode: 0o755, data: program}}, v1.Config{User: "65535:65535", Entrypoint: []string{"/pause"}}},
+		// Without a program it is the same for all; releases are built on it for both.
+		{"base:latest", []string{"amd64", "arm64"}, files, v1.Config{User: "65532:65532", Env: []string{searchPath}, WorkingDir: "/"}},
+		{"tools:latest", own, tools, shell},
+		{"library/busybox:stable", own, tools, shell},
+		{"kubectl:latest", own, append(slices.Clone(tools), entry{path: "bin/kubectl", mode: 0o755, data: client}), shell},
 	} {
-		if err := push(ctx, host+"/"+image.name, image.entries, image.config); err != nil {
+		if err := push(ctx, host+"/"+image.name, image.architectures, image.entries, image.config); err != nil {
 			return fmt.Errorf("%s image: %w", image.name, err)
 		}
 	}
@@ -122,7 +130,8 @@ func static(file string) (err error) {
 	return nil
 }
 
-func push(ctx context.Context, ref string, entries []entry, config v1.Config) error {
+// push pushes an index with one image for each architecture.
+func push(ctx context.Context, ref string, architectures []string, entries []entry, config v1.Config) error {
 	content, err := layer(entries)
 	if err != nil {
 		return err
@@ -135,20 +144,27 @@ func push(ctx context.Context, ref string, entries []entry, config v1.Config) er
 	if err != nil {
 		return fmt.Errorf("append layer: %w", err)
 	}
-	file, err := image.ConfigFile()
-	if err != nil {
-		return fmt.Errorf("config: %w", err)
-	}
-	file = file.DeepCopy()
-	file.OS, file.Architecture, file.Config = "linux", runtime.GOARCH, config
-	if image, err = mutate.ConfigFile(image, file); err != nil {
-		return fmt.Errorf("config: %w", err)
+	var index v1.ImageIndex = empty.Index
+	for _, architecture := range architectures {
+		file, err := image.ConfigFile()
+		if err != nil {
+			return fmt.Errorf("config: %w", err)
+		}
+		file = file.DeepCopy()
+		file.OS, file.Architecture, file.Config = "linux", architecture, config
+		one, err := mutate.ConfigFile(image, file)
+		if err != nil {
+			return fmt.Errorf("config: %w", err)
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{
+			Add: one, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: architecture}},
+		})
 	}
 	tag, err := name.NewTag(ref, name.Insecure)
 	if err != nil {
 		return fmt.Errorf("name: %w", err)
 	}
-	if err := remote.Write(tag, image, remote.WithContext(ctx)); err != nil {
+	if err := remote.WriteIndex(tag, index, remote.WithContext(ctx)); err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -73,22 +72,24 @@ func TestPushedImageCanBePulled(t *testing.T) {
 	}()
 	Serve(t.TempDir(), l)
 	host := l.Addr().String()
-	if err := push(context.Background(), host+"/base:latest", rootfs(), v1.Config{User: "65532:65532"}); err != nil {
+	if err := push(context.Background(), host+"/base:latest", []string{"amd64", "arm64"}, rootfs(), v1.Config{User: "65532:65532"}); err != nil {
 		t.Fatal(err)
 	}
 	tag, err := name.NewTag(host+"/base:latest", name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := remote.Image(tag)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := image.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if file.OS != "linux" || file.Architecture != runtime.GOARCH || file.Config.User != "65532:65532" {
-		t.Errorf("pulled %s/%s for user %s", file.OS, file.Architecture, file.Config.User)
+	for _, architecture := range []string{"amd64", "arm64"} {
+		image, err := remote.Image(tag, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: architecture}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := image.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if file.OS != "linux" || file.Architecture != architecture || file.Config.User != "65532:65532" {
+			t.Errorf("pulled %s/%s for user %s, want %s", file.OS, file.Architecture, file.Config.User, architecture)
+		}
 	}
 }

@@ -53,6 +53,9 @@ const (
 
 	// Driver is the sample CSI driver's name.
 	Driver = "sample-csi.cbt-populator.test"
+	// Audited is the namespace whose service accounts' requests the API
+	// server writes down: the one that cbt-populator is installed in.
+	Audited = "cbt-populator"
 	// Audience is the audience of tokens for the snapshot-metadata sidecar.
 	Audience = "sample-csi-snapshot-metadata"
 )
@@ -130,6 +133,10 @@ func (l Layout) Path(elem ...string) string {
 
 // Log is a component's log file.
 func (l Layout) Log(component string) string { return l.Path("logs", component+".log") }
+
+// AuditLog is where the API server writes down the requests of the audited
+// namespace's service accounts, one JSON object a line.
+func (l Layout) AuditLog() string { return l.Path("logs", "audit.log") }
 
 // Kubeconfig is the cluster administrator's.
 func (l Layout) Kubeconfig() string { return l.Path("kubeconfig") }
