@@ -1,0 +1,144 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/test/bench/internal/measure"
+	"github.com/cbt-populator/cbt-populator/test/bench/internal/peers"
+	"github.com/cbt-populator/cbt-populator/test/bench/internal/report"
+	"github.com/cbt-populator/cbt-populator/test/bench/internal/server"
+	"github.com/cbt-populator/cbt-populator/test/bench/internal/sidecar"
+)
+
+const (
+	// atOnce adds streams as soon as there is something to split.
+	atOnce = time.Millisecond
+	// paced adds them as slowly as the sidecar can take calls: each costs it two of the five requests a second that it
+	// allows itself to the API server, after the first ten.
+	paced = 300 * time.Millisecond
+)
+
+// streams are the populator's flags for reading with up to n streams, the second one after a time.
+func streams(n int, after time.Duration) []string {
+	return []string{"--streams=" + strconv.Itoa(n), "--streams-after=" + after.String()}
+}
+
+// withStreams returns the populator with 1, 2 and 4 streams.
+func (l *Lab) withStreams(s *Source, after time.Duration) []Contestant {
+	var c []Contestant
+	for _, n := range []int{1, 2, 4} {
+		title := fmt.Sprintf("**populator, Binary, %d streams**", n)
+		if n == 1 {
+			title = "**populator, Binary, one stream**"
+		}
+		c = append(c, l.ours(title, blocklist.Binary, s, ToNowhere, streams(n, after)...))
+	}
+	return c
+}
+
+// Streams measures several streams from servers that are slower than their reader.
+func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
+	section := report.Section{
+		Key: "streams", Title: "Several streams from slow servers",
+		Text: "The same list from servers that cost something: CPU time per extent, as a conversion does, or a wait per message, as a driver " +
+			"does that asks a storage system. The populator is told to begin with so many streams; by default it adds them when a list turns out long.",
+		Heading: []string{"server", "streams", "million extents/s", "× one stream", "CPU ns/extent", "peak memory, MiB"},
+		Chart:   report.Chart{Axis: "× one stream (more is better)"},
+	}
+	for _, slow := range []struct {
+		title string
+		cfg   server.Config
+	}{
+		{"100 ns of CPU per extent", server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, CostPerExtent: 100 * time.Nanosecond}},
+		{"1 ms wait per message", server.Config{Extents: plan.Extents / slower, PerMessage: plan.PerMessage, WaitPerMessage: time.Millisecond}},
+	} {
+		standings, err := l.streamsFrom(ctx, plan, slow.cfg)
+		if err != nil {
+			return report.Section{}, fmt.Errorf("%s: %w", slow.title, err)
+		}
+		for i, p := range standings {
+			times, n := p.Rate()/standings[0].Rate(), strconv.Itoa(1<<i)
+			section.Rows = append(section.Rows, []string{slow.title, n, report.Number(p.Rate() / 1e6), report.Number(times),
+				report.Number(p.CPUPerExtent()), strconv.FormatInt(p.Peak>>20, 10)})
+			section.Chart.Bars = append(section.Chart.Bars, report.Bar{Label: slow.title + ", streams: " + n, Value: times, Ours: true})
+		}
+	}
+	return section, nil
+}
+
+func (l *Lab) streamsFrom(ctx context.Context, plan Plan, cfg server.Config) (standings []Standing, err error) {
+	s, err := l.Serve(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	return hold(ctx, plan.Rounds, plan.Log, l.withStreams(s, atOnce)...)
+}
+
+// Sidecar measures every client through upstream's real sidecar, the binary at path.
+func (l *Lab) Sidecar(ctx context.Context, plan Plan, path string) (section report.Section, err error) {
+	dir, err := os.MkdirTemp(l.Scratch, "sidecar-")
+	if err != nil {
+		return report.Section{}, fmt.Errorf("make folder for the sidecar: %w", err)
+	}
+	cfg := server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage}
+	car, err := sidecar.Start(ctx, l.Bench, path, dir, cfg)
+	if err != nil {
+		return report.Section{}, err
+	}
+	defer func() { err = errors.Join(err, car.Stop()) }()
+	s, err := behind(car, dir, cfg.Extents)
+	if err != nil {
+		return report.Section{}, err
+	}
+	standings, err := hold(ctx, plan.Rounds, plan.Log, append([]Contestant{
+		l.peer("raw gRPC receive, nothing parsed", "raw", s, ToNowhere),
+		l.peer("generated protobuf `Recv`, extents discarded", "protobuf", s, ToNowhere),
+		l.peer("upstream's iterator, JSON emitter", "iterator-json", s, ToNowhere),
+	}, l.withStreams(s, paced)...)...)
+	if err != nil {
+		return report.Section{}, err
+	}
+	section = report.Section{
+		Key: "sidecar", Title: "Through upstream's sidecar",
+		Text: fmt.Sprintf("%s extents through the real snapshot-metadata sidecar in front of a CSI driver that answers from memory, with a real API "+
+			"server that reviews each call's token. What the sidecar does to an extent bounds every client of one stream.", report.Group(plan.Extents)),
+		Heading: []string{"path", "million extents/s", "× the populator with one stream", "CPU ns/extent", "sidecar's CPU ns/extent"},
+		Chart:   report.Chart{Axis: "million extents/s (more is better)"},
+	}
+	const one = 3
+	for _, p := range standings {
+		section.Rows = append(section.Rows, []string{
+			p.Title, report.Number(p.Rate() / 1e6), report.Number(p.Rate() / standings[one].Rate()), report.Number(p.CPUPerExtent()),
+			report.Number(float64(p.ServerCPU) / float64(p.Extents))})
+		section.Chart.Bars = append(section.Chart.Bars, bar(p, p.Rate()/1e6))
+	}
+	return section, nil
+}
+
+// behind returns a source whose server is the sidecar.
+func behind(car *sidecar.Sidecar, dir string, extents int64) (*Source, error) {
+	token, target := filepath.Join(dir, "token"), filepath.Join(dir, "target.json")
+	for path, data := range map[string]string{
+		filepath.Join(dir, server.AddressFile): car.Address, filepath.Join(dir, server.CAFile): string(car.CA), token: car.Token,
+		target: encode(peers.Target{
+			Address: car.Address, CA: car.CA, Token: car.Token, Namespace: car.Namespace, Snapshot: car.Snapshot, Base: car.Base,
+		}),
+	} {
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			return nil, fmt.Errorf("write the sidecar's endpoint: %w", err)
+		}
+	}
+	return &Source{
+		Dir: dir, Extents: extents, Behind: []*measure.Process{car.Process},
+		Target: target,
+		Flags:  []string{"--namespace=" + car.Namespace, "--snapshot=" + car.Snapshot, "--base-snapshot-handle=" + car.Base, "--token-file=" + token},
+	}, nil
+}

@@ -1,0 +1,67 @@
+package measure
+
+import (
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		values []int64
+		want   int64
+	}{{nil, 0}, {[]int64{7}, 7}, {[]int64{9, 1, 5}, 5}, {[]int64{4, 1, 100, 2}, 3}} {
+		if got := Median(c.values); got != c.want {
+			t.Errorf("Median(%v) = %d, want %d", c.values, got, c.want)
+		}
+	}
+}
+
+// TestRun tells CPU time from time that passes.
+func TestRun(t *testing.T) {
+	busy, err := Run(exec.Command("sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	idle, err := Run(exec.Command("sleep", "0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if busy.CPU <= idle.CPU || idle.Wall < 100*time.Millisecond || busy.Peak <= 0 || idle.Peak <= 0 {
+		t.Errorf("busy: %+v, idle: %+v", busy, idle)
+	}
+	var exit *exec.ExitError
+	if _, err := Run(exec.Command("sh", "-c", "echo the reason >&2; exit 3")); !errors.As(err, &exit) || !strings.Contains(err.Error(), "the reason") {
+		t.Errorf("a failure: %v", err)
+	}
+}
+
+// TestAwait ends when the process does, and Stop says that it had.
+func TestAwait(t *testing.T) {
+	p, err := Start(exec.Command("false"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Await(t.Context(), func() error { return errors.New("not yet") }); err == nil || !strings.Contains(err.Error(), "ended before") {
+		t.Error(err)
+	}
+	if p.Stop() == nil {
+		t.Error("stopped a process that had ended")
+	}
+}
+
+// TestStop ends a running process.
+func TestStop(t *testing.T) {
+	p, err := Start(exec.Command("sleep", "3600"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.CPU(); err != nil {
+		t.Error(err)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+}
