@@ -1,12 +1,13 @@
 // Package apiserver starts a real Kubernetes API server, with etcd and without any controller or kubelet, for tests of
 // what only an API server does: admission, watches, finalizers, optimistic locking. Every kind that this project uses is
-// installed: ChangedBlockRange, the snapshot kinds and SnapshotMetadataService.
+// installed: ChangedBlockRange, the snapshot kinds and SnapshotMetadataService. ReferenceGrants can be installed.
 //
 // Nothing binds volumes, runs pods or collects garbage there; a test plays those parts. Claims keep the finalizer
 // kubernetes.io/pvc-protection for the same reason.
 package apiserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,8 +16,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
@@ -111,6 +117,8 @@ func New() (*Server, error) {
 		CRDDirectoryPaths:     crds,
 		ErrorIfCRDPathMissing: true,
 	}}
+	// Without it the server drops a dataSourceRef that names another namespace.
+	server.environment.ControlPlane.GetAPIServer().Configure().Append("feature-gates", "CrossNamespaceVolumeDataSource=true")
 	if server.Config, err = server.environment.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start API server from %s: %w", assets, err), server.environment.Stop())
 	}
@@ -118,6 +126,47 @@ func New() (*Server, error) {
 		return nil, errors.Join(err, server.Stop())
 	}
 	return server, nil
+}
+
+// InstallReferenceGrants installs the kind ReferenceGrant of the Gateway API, which a server does not have at first.
+func (s *Server) InstallReferenceGrants() error {
+	options, err := referenceGrants()
+	if err != nil {
+		return err
+	}
+	if _, err := envtest.InstallCRDs(s.Config, options); err != nil {
+		return fmt.Errorf("install ReferenceGrants: %w", err)
+	}
+	return nil
+}
+
+// UninstallReferenceGrants deletes the kind ReferenceGrant and all objects of it, and returns when they are gone.
+func (s *Server) UninstallReferenceGrants() error {
+	options, err := referenceGrants()
+	if err != nil {
+		return err
+	}
+	if err := envtest.UninstallCRDs(s.Config, options); err != nil {
+		return fmt.Errorf("uninstall ReferenceGrants: %w", err)
+	}
+	// Until then a new one of the name would go with the old one.
+	c, err := client.New(s.Config, client.Options{})
+	if err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	crd := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "apiextensions.k8s.io/v1", Kind: "CustomResourceDefinition"}}
+	return wait.PollUntilContextTimeout(context.Background(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		err := c.Get(ctx, client.ObjectKey{Name: "referencegrants.gateway.networking.k8s.io"}, crd)
+		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+	})
+}
+
+func referenceGrants() (envtest.CRDInstallOptions, error) {
+	dir, err := moduleDir("sigs.k8s.io/gateway-api")
+	return envtest.CRDInstallOptions{
+		Paths:              []string{filepath.Join(dir, "config", "crd", "standard", "gateway.networking.k8s.io_referencegrants.yaml")},
+		ErrorIfPathMissing: true,
+	}, err
 }
 
 // BeforeStop has f called by Stop first. What watches the server has to end before it, because the server waits for open

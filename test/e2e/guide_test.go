@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -72,10 +73,16 @@ func TestGuide(t *testing.T) {
 // checkStatus compares what the ChangedBlockRange says with the list that was read.
 func (w *world) checkStatus(name string, l list) {
 	w.Helper()
-	cbr := w.awaitReason(name, metav1.ConditionTrue, v1alpha1.ReasonPopulated)
+	w.awaitReason(name, metav1.ConditionTrue, v1alpha1.ReasonPopulated)
+	// Details follow the conditions within a second or two.
+	cbr := &v1alpha1.ChangedBlockRange{}
+	w.eventually(name+" counts its claim", patience, func(context.Context) (bool, string) {
+		err := w.get(name, cbr)
+		return err == nil && cbr.Status.PopulatedClaims == 1, fmt.Sprint(err, cbr.Status.PopulatedClaims)
+	})
 	s := cbr.Status
 	if s.State != v1alpha1.StateReady || ptr.Deref(s.EntryCount, -1) != l.trailer.EntryCount ||
-		ptr.Deref(s.ChangedBytes, -1) != l.trailer.ChangedBytes || ptr.Deref(s.NumBytesWritten, -1) != int64(len(l.raw)) || string(s.Mode) != string(l.header.Mode) || s.PopulatedClaims != 1 {
+		ptr.Deref(s.ChangedBytes, -1) != l.trailer.ChangedBytes || ptr.Deref(s.NumBytesWritten, -1) != int64(len(l.raw)) || string(s.Mode) != string(l.header.Mode) {
 		w.Errorf("status of %s does not describe its list: %+v", name, s)
 	}
 	if s.ToSnapshotHandle == "" || s.ToSnapshotHandle != l.header.TargetSnapshotHandle {

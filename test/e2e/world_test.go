@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -50,21 +51,36 @@ func TestMain(m *testing.M) {
 	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
 	utilruntime.Must(snapshotv1.AddToScheme(scheme))
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
-	cfg, err := ctrl.GetConfig()
-	if err == nil {
-		cfg.QPS, cfg.Burst = 100, 200
-		api, err = client.New(cfg, client.Options{Scheme: scheme})
-	}
+	secrets, err := connect()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "no cluster: set KUBECONFIG, or run make e2e:", err)
 		os.Exit(1)
 	}
 	code := m.Run()
-	if err := nothingLeft(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, "FAIL: after all tests:", err)
-		code = 1
+	for _, check := range []func(context.Context) error{nothingLeft, rightsAreMinimal, secrets.finish} {
+		if err := check(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, "FAIL: after all tests:", err)
+			code = 1
+		}
 	}
 	os.Exit(code)
+}
+
+// connect makes the clients, and starts to look for secrets.
+func connect() (*guard, error) {
+	cfg, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, err
+	}
+	cfg.QPS, cfg.Burst = 100, 200
+	if api, err = client.New(cfg, client.Options{Scheme: scheme}); err != nil {
+		return nil, err
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newGuard(clients), nil
 }
 
 // nothingLeft says what the controller left behind in its namespace once every claim is gone.

@@ -1,0 +1,99 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+)
+
+// tenant makes a client for a user who may edit the test's namespace, and nothing else.
+func (w *world) tenant() client.Client {
+	w.Helper()
+	user := "tenant-of-" + w.ns
+	w.create(&rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "tenant"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}},
+	})
+	cfg, err := ctrl.GetConfig()
+	if err != nil {
+		w.Fatal(err)
+	}
+	cfg.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: []string{"system:authenticated"}}
+	cfg.QPS, cfg.Burst = 500, 500
+	c, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.eventually("the tenant may edit the namespace", patience, func(ctx context.Context) (bool, string) {
+		err := c.List(ctx, &v1alpha1.ChangedBlockRangeList{}, client.InNamespace(w.ns))
+		return err == nil, fmt.Sprint(err)
+	})
+	return c
+}
+
+// TestTenant has a user with the role edit in one namespace do what that is for, and try what it is not.
+func TestTenant(t *testing.T) {
+	t.Parallel()
+	w, other := newWorld(t), newWorld(t)
+	other.guide("snap-1", "snap-2")
+	other.create(ranges("delta", "snap-1", "snap-2"), listClaim("list", "delta"))
+	other.awaitBound("list")
+	tenant := w.tenant()
+	ctx := t.Context()
+
+	// What belongs to others.
+	theirs := &v1alpha1.ChangedBlockRange{ObjectMeta: metav1.ObjectMeta{Namespace: other.ns, Name: "delta"}}
+	ours := ranges("delta", "snap-1", "snap-2")
+	ours.SetNamespace(w.ns)
+	intruder := ranges("intruder", "snap-1", "snap-2")
+	intruder.SetNamespace(other.ns)
+	prime := listClaim("prime", "delta")
+	prime.SetNamespace(populatorNS)
+	if err := tenant.Create(ctx, ours); err != nil {
+		t.Fatalf("a tenant cannot create a ChangedBlockRange: %v", err)
+	}
+	status := ours.DeepCopy()
+	status.Status.Driver = "of-my-choice"
+	for what, err := range map[string]error{
+		"read a ChangedBlockRange of another namespace": tenant.Get(ctx, client.ObjectKeyFromObject(theirs), &v1alpha1.ChangedBlockRange{}),
+		"delete one there":                               tenant.Delete(ctx, theirs),
+		"create one there":                               tenant.Create(ctx, intruder),
+		"write a status":                                 tenant.Status().Update(ctx, status),
+		"create a claim in the populator namespace":      tenant.Create(ctx, prime),
+		"list pods there":                                tenant.List(ctx, &corev1.PodList{}, client.InNamespace(populatorNS)),
+		"read the configuration there":                   tenant.List(ctx, &corev1.ConfigMapList{}, client.InNamespace(populatorNS)),
+		"read a claim, and so the list, of another's":    tenant.Get(ctx, client.ObjectKey{Namespace: other.ns, Name: "list"}, &corev1.PersistentVolumeClaim{}),
+		"get a token of the populators' service account": tenant.SubResource("token").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: populatorNS, Name: "cbt-populator-worker"}}, &authenticationv1.TokenRequest{}),
+	} {
+		if !apierrors.IsForbidden(err) {
+			t.Errorf("a tenant may %s: %v", what, err)
+		}
+	}
+	// The snapshots of the other namespace are not those of this one, whatever they are called.
+	w.eventually("the ChangedBlockRange finds no snapshots", patience, func(context.Context) (bool, string) {
+		var got v1alpha1.ChangedBlockRange
+		if err := w.get("delta", &got); err != nil {
+			return false, err.Error()
+		}
+		for _, c := range got.Status.Conditions {
+			if c.Reason == "SnapshotNotFound" {
+				return true, ""
+			}
+		}
+		return false, fmt.Sprint(got.Status.Conditions)
+	})
+}
