@@ -5,11 +5,17 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 
 BIN := $(CURDIR)/bin
+CHART := charts/cbt-populator
 
 # The local cluster of `make cluster-up`.
 CLUSTER_DIR      ?= /var/lib/cbt-cluster
 LOCAL_KUBECONFIG := $(CLUSTER_DIR)/kubeconfig
 LOCAL_REGISTRY   := 127.0.0.1:15000
+LOCAL_IMAGES      = KO_DOCKER_REPO=$(LOCAL_REGISTRY) KO_DEFAULTBASEIMAGE=$(LOCAL_REGISTRY)/base \
+  KO_FLAGS='--base-import-paths --insecure-registry --platform linux/$(shell go env GOARCH)'
+
+# The alpha feature that lets a claim refer to another namespace.
+CLUSTER_GATES    ?= CrossNamespaceVolumeDataSource=true
 
 # Where `make deploy` pushes the images, and which cluster it talks to (your current context unless KUBECONFIG says otherwise).
 KO_DOCKER_REPO ?=
@@ -31,12 +37,13 @@ demo: cluster-up deploy-local ## A real cluster on this machine, two snapshots, 
 	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) examples/guide/run.sh
 
 .PHONY: test
-test: $(BIN)/cluster ## Every test that needs no cluster node, with -race but for test/lives (sets up what it needs)
-	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl
-	KUBEBUILDER_ASSETS=$(BIN) go test -race $$(go list ./... | grep -v /test/lives)
+test: $(BIN)/cluster $(BIN)/helm $(BIN)/promtool ## Every test that needs no cluster node, with -race but for test/lives (sets up what it needs)
+	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl,csi-snapshot-metadata
+	CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) go test -race $$(go list ./... | grep -v /test/lives)
 	KUBEBUILDER_ASSETS=$(BIN) go test ./test/lives
 	cd test/cluster && go test -race ./...
 	cd test/csidriver && go test -race ./...
+	cd test/bench && KUBEBUILDER_ASSETS=$(BIN) go test ./...
 
 .PHONY: test-lives
 test-lives: $(BIN)/cluster ## The lives that a claim can have, with -race and every pair of deletions (about ten minutes)
@@ -45,13 +52,24 @@ test-lives: $(BIN)/cluster ## The lives that a claim can have, with -race and ev
 
 .PHONY: e2e
 e2e: cluster-up deploy-local ## Every scenario on the real local cluster
-	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) go test -tags e2e -count 1 -timeout 40m -parallel 8 ./test/e2e/... $(E2E_FLAGS)
+	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) CBR_IMAGE=$$($(MAKE) -s --no-print-directory cli-image-local) \
+	KUBECTL_IMAGE=$(LOCAL_REGISTRY)/kubectl \
+	  go test -tags e2e -count 1 -timeout 40m -parallel 8 ./test/e2e/... $(E2E_FLAGS)
+	go test -tags e2e -count 1 ./test/tools
+
+.PHONY: bench
+bench: cluster-up deploy-local ## Measure it beside its peers, print a table, write docs/performance.md (BENCH_FLAGS=--help says what can be chosen)
+	cd test/bench && go run . $(BENCH_FLAGS)
+
+.PHONY: bench-large
+bench-large: ## The same with lists of up to 500 million extents: constant memory, linear time (about five minutes)
+	cd test/bench && go run . --only=large $(BENCH_FLAGS)
 
 ##@ The local cluster
 
 .PHONY: cluster-up
 cluster-up: $(BIN)/cluster ## Build and start a real Kubernetes with the sample CSI driver (root, Debian or Ubuntu)
-	$(BIN)/cluster up
+	$(BIN)/cluster up --feature-gates=$(CLUSTER_GATES)
 
 .PHONY: cluster-down
 cluster-down: $(BIN)/cluster ## Stop it and remove everything that it made
@@ -68,50 +86,111 @@ $(BIN)/cluster:
 
 ##@ An existing cluster
 
+# What is installed: a folder with a kustomization.
+KUSTOMIZATION ?= config/default
+
+# A kustomization that adds the version to the labels of everything.
+define VERSIONED
+mkdir -p $(BIN)/.manifests && printf '%s\n' 'resources: [$(shell realpath --relative-to=$(BIN)/.manifests $(KUSTOMIZATION))]' \
+  'labels:' '  - includeTemplates: true' '    pairs: {app.kubernetes.io/version: "$(subst +,_,$(VERSION))"}' > $(BIN)/.manifests/kustomization.yaml
+endef
+
+# Images carry the version and the commit that they were built from.
+IMAGE_LABELS = --image-label org.opencontainers.image.version=$(VERSION) \
+  --image-label org.opencontainers.image.revision=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) \
+  --image-label org.opencontainers.image.source=https://github.com/cbt-populator/cbt-populator \
+  --image-label org.opencontainers.image.licenses=Apache-2.0
+
 .PHONY: deploy
 deploy: $(BIN)/ko ## Build the images, push them to KO_DOCKER_REPO and install into the current cluster
 	@test -n "$(KO_DOCKER_REPO)" || { echo 'Say where the images go: make deploy KO_DOCKER_REPO=registry.example/cbt-populator' >&2; exit 1; }
-	$(KUBECTL) kustomize config/default \
-	  | KO_DOCKER_REPO=$(KO_DOCKER_REPO) $(BIN)/ko resolve $(KO_FLAGS) -f - \
+	@$(VERSIONED)
+	$(KUBECTL) kustomize $(BIN)/.manifests \
+	  | KO_DOCKER_REPO=$(KO_DOCKER_REPO) $(BIN)/ko resolve $(KO_FLAGS) $(IMAGE_LABELS) -f - \
 	  | $(KUBECTL) apply --server-side --force-conflicts -f -
 	$(KUBECTL) -n cbt-populator rollout status deployment/cbt-populator-controller --timeout=180s
-	@echo 'Installed. Check it with: kubectl get crd changedblockranges.cbt.storage.k8s.io; kubectl -n cbt-populator get pods'
+	@printf '%s\n' '' 'Installed cbt-populator $(VERSION) into the namespace cbt-populator. Check it with:' \
+	  '  kubectl get crd changedblockranges.cbt.storage.k8s.io' \
+	  '  kubectl -n cbt-populator get deployment,pods' \
+	  '  kubectl get snapshotmetadataservices    # the CSI drivers that can be asked' \
+	  'Then ask for a list: docs/changedblockrange.md, or examples/guide.'
 
 .PHONY: undeploy
 undeploy: ## Remove it, and all ChangedBlockRanges, from the current cluster (populated volumes stay)
-	@# The controller lifts the ChangedBlockRanges' finalizers, so it goes last.
-	if $(KUBECTL) get crd changedblockranges.cbt.storage.k8s.io >/dev/null 2>&1; then \
-	  $(KUBECTL) delete changedblockranges --all --all-namespaces --timeout=120s; fi
-	$(KUBECTL) kustomize config/default | $(KUBECTL) delete --ignore-not-found --wait -f -
+	@# The controller takes its finalizers off ChangedBlockRanges and claims, so it goes last.
+	KUBECTL="$(KUBECTL)" hack/let-go.sh
+	$(KUBECTL) kustomize config/with-cross-namespace | $(KUBECTL) delete --ignore-not-found --wait -f -
 
 .PHONY: deploy-local
 deploy-local:
-	$(MAKE) --no-print-directory deploy KUBECONFIG=$(LOCAL_KUBECONFIG) KUBECTL=$(BIN)/kubectl \
-	  KO_DOCKER_REPO=$(LOCAL_REGISTRY) KO_FLAGS='--base-import-paths --insecure-registry --platform linux/$(shell go env GOARCH)' \
-	  KO_DEFAULTBASEIMAGE=$(LOCAL_REGISTRY)/base
+	$(MAKE) --no-print-directory deploy KUBECONFIG=$(LOCAL_KUBECONFIG) KUBECTL=$(BIN)/kubectl KUSTOMIZATION=config/with-cross-namespace $(LOCAL_IMAGES)
+
+.PHONY: cli-image
+cli-image: $(BIN)/ko ## Build and push the image of kubectl-cbr, for backup pods (KO_DOCKER_REPO), and print its name
+	@test -n "$(KO_DOCKER_REPO)" || { echo 'Say where the image goes: make cli-image KO_DOCKER_REPO=registry.example/cbt-populator' >&2; exit 1; }
+	@KO_DOCKER_REPO=$(KO_DOCKER_REPO) $(BIN)/ko build $(KO_FLAGS) $(IMAGE_LABELS) ./cmd/kubectl-cbr
+
+.PHONY: cli-image-local
+cli-image-local:
+	@$(MAKE) -s --no-print-directory cli-image $(LOCAL_IMAGES)
+
+##@ A release
+
+.PHONY: release-manifests
+release-manifests: $(BIN)/ko $(BIN)/helm ## Push images for all platforms; write install.yaml, chart and plugin to dist/ (KO_DOCKER_REPO, VERSION)
+	@test -n "$(KO_DOCKER_REPO)" || { echo 'Say where the images go: make release-manifests KO_DOCKER_REPO=registry.example/cbt-populator VERSION=v1.2.3' >&2; exit 1; }
+	@$(VERSIONED)
+	BIN=$(BIN) KUBECTL=$(KUBECTL) VERSION=$(VERSION) KO_DOCKER_REPO=$(KO_DOCKER_REPO) hack/release.sh $(KO_FLAGS) $(IMAGE_LABELS)
 
 ##@ Development
 
 .PHONY: build
-build: ## Build the two programs into bin/
+build: ## Build the programs into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 go build -trimpath -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o $(BIN)/ ./cmd/...
 
 .PHONY: generate
 generate: $(BIN)/controller-gen ## Generate deepcopy, CRD and RBAC from the Go types
 	$(BIN)/controller-gen object paths=./api/...
 	$(BIN)/controller-gen crd paths=./api/... output:crd:dir=config/crd
 	$(BIN)/controller-gen rbac:roleName=cbt-populator-controller paths=./internal/... output:rbac:dir=config/rbac
+	@# The chart carries the manifests that kustomize installs.
+	cp config/crd/cbt.storage.k8s.io_changedblockranges.yaml $(CHART)/files/crd.yaml
+	cp config/rbac/{service_accounts,role,controller_bindings,worker,aggregate_roles}.yaml $(CHART)/files/
+	cp config/manager/{controller,metrics_service}.yaml config/components/network-policy/network_policy.yaml \
+	  config/components/volume-populator/volume_populator.yaml config/monitoring/{service_monitor,prometheus_rule}.yaml \
+	  config/monitoring/dashboard.json $(CHART)/files/
+	cp config/components/cross-namespace/role.yaml $(CHART)/files/cross_namespace.yaml
 
 .PHONY: verify
 verify: generate ## Fail if generated files or formatting are stale
 	@test -z "$$(gofmt -l api cmd internal test)" || { gofmt -l api cmd internal test; exit 1; }
-	@git diff --exit-code -- api config || { echo 'Generated files are stale: commit what make generate wrote.' >&2; exit 1; }
+	@git diff --exit-code -- api config charts || { echo 'Generated files are stale: commit what make generate wrote.' >&2; exit 1; }
 	go vet ./... && go vet -tags e2e ./test/e2e/...
 
-$(BIN)/ko $(BIN)/controller-gen $(BIN)/golangci-lint: $(BIN)/%: test/cluster/components/%/go.mod
+$(BIN)/ko $(BIN)/controller-gen $(BIN)/golangci-lint $(BIN)/go-licenses $(BIN)/helm: $(BIN)/%: test/cluster/components/%/go.mod
 	@mkdir -p $(BIN)
 	cd test/cluster/components/$* && CGO_ENABLED=0 go build -trimpath -o $@ $$(go list -f '{{.ImportPath}}' tool)
+
+# Debian's package, because Prometheus is large to compile; unpacked, not installed.
+$(BIN)/promtool:
+	@mkdir -p $(BIN)/.promtool
+	cd $(BIN)/.promtool && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } && dpkg-deb --extract prometheus_*.deb .
+	mv $(BIN)/.promtool/usr/bin/promtool $@ && rm -rf $(BIN)/.promtool
+
+.PHONY: licenses
+licenses: $(BIN)/go-licenses ## Fail if a dependency of the programs has a licence that Apache-2.0 cannot carry
+	@# GOROOT tells it which packages are the standard library's. What it warns of is assembly, which has no imports.
+	GOROOT=$$(go env GOROOT) $(BIN)/go-licenses check ./cmd/... --allowed_licenses=Apache-2.0,MIT,BSD-2-Clause,BSD-3-Clause,ISC,MPL-2.0 2>&1 \
+	  | { grep -v -e 'non-Go code' -e '\.s$$' || true; }
+
+.PHONY: vulnerabilities
+vulnerabilities: ## Look the dependencies up in the Go vulnerability database (needs the internet)
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
+.PHONY: cover
+cover: ## Coverage of each package, which may not fall below test/coverage.txt
+	KUBEBUILDER_ASSETS=$(BIN) CBT_BIN=$(BIN) go test -cover $$(go list ./api/... ./cmd/... ./internal/...) | test/coverage.sh
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Lint, including who may import whom
