@@ -84,9 +84,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.fake.SetHolds(fakecluster.Holds{Provision: w.holdsVolume, Bind: w.holdsBinding, Lose: w.holdsLoss})
 	t.Cleanup(func() {
-		if w.stop != nil {
-			w.stop()
-		}
+		w.stopController()
 		err := w.fake.Stop()
 		cancel()
 		if err := errors.Join(err, stopLooking()); err != nil {
@@ -199,6 +197,14 @@ func (w *world) startController() {
 			w.Errorf("controller: %v", err)
 		}
 		w.stop = nil
+	}
+}
+
+// stopController stops the controller if one runs.
+func (w *world) stopController() {
+	w.Helper()
+	if w.stop != nil {
+		w.stop()
 	}
 }
 

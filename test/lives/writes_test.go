@@ -114,6 +114,8 @@ func (w *world) countWrites() *writeCounter {
 		forward.ServeHTTP(rw, r)
 	}))
 	w.Cleanup(func() {
+		// A running controller would open its watches again in between, and Close waits for them for ever.
+		w.stopController()
 		proxy.CloseClientConnections()
 		proxy.Close()
 	})
