@@ -68,9 +68,7 @@ func run(ctx context.Context, o *options) error {
 		return fmt.Errorf("build scheme: %w", err)
 	}
 	fill := o.config.Machinery()
-	fill.Kubeconfig = o.kubeconfig
-	// The same way in which the library makes its client.
-	restConfig, err := clientcmd.BuildConfigFromFlags("", fill.Kubeconfig)
+	restConfig, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("configure API client: %w", err)
 	}

@@ -21,8 +21,6 @@ type Config struct {
 	// PopulatorNamespace is the namespace of the prime claims, pods and endpoint ConfigMaps. Required. A claim in it is
 	// never filled.
 	PopulatorNamespace string
-	// Kubeconfig is the file from which the library builds its own client; empty stands for the pod's service account.
-	Kubeconfig string
 	// Shards is the number of library instances. Each has one worker and a client of 5 requests/s. Default 8.
 	Shards int
 	// MaxConcurrent bounds the populator pods that are not finished, in all. Default 20.

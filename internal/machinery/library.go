@@ -33,7 +33,8 @@ const stopTimeout = 20 * time.Second
 //   - It installs a signal handler of its own and, on SIGTERM or SIGINT, closes the stop channel that it was given; if
 //     that is closed already it panics. So the channel is closed here only once no signal can reach the library any more.
 //   - When the stop channel closes it does not wait for the sync that runs. The queue does.
-//   - It lists and watches the whole cluster once per instance. It is given the manager's informers instead.
+//   - It lists and watches the whole cluster once per instance. It is given the manager's informers instead, and of
+//     ChangedBlockRanges, for which it makes an informer that cannot be replaced, no more than their names (connection).
 type library struct {
 	queues *claimQueues
 	// foreign is closed when the instances for claims that refer to other namespaces may start; nil: never.
@@ -45,11 +46,12 @@ type library struct {
 
 // librarySettings is what every instance is given.
 type librarySettings struct {
-	namespace, kubeconfig string
-	functions             populator.ProviderFunctionConfig
-	mutators              populator.MutatorConfig
-	recorder              record.EventRecorder
-	metrics               *libraryMetrics
+	namespace  string
+	connection *connection
+	functions  populator.ProviderFunctionConfig
+	mutators   populator.MutatorConfig
+	recorder   record.EventRecorder
+	metrics    *libraryMetrics
 	// crossNamespace has the library follow references to other namespaces, by ReferenceGrants that it watches itself. It
 	// waits for these to be served before it does anything.
 	crossNamespace bool
@@ -62,6 +64,7 @@ func (*library) NeedLeaderElection() bool { return true }
 // instance gave up.
 func (l *library) Start(ctx context.Context) error {
 	logger := log.FromContext(ctx).WithName("library")
+	defer l.settings.connection.close()
 	catchFatal()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -183,7 +186,7 @@ func (i *instance) run(settings librarySettings, ended chan<- error) {
 	populator.RunControllerWithConfig(populator.VolumePopulatorConfig{
 		HttpEndpoint:           settings.metrics.open(i.shard),
 		MetricsPath:            libraryMetricsPath,
-		Kubeconfig:             settings.kubeconfig,
+		MasterURL:              settings.connection.url(),
 		Namespace:              settings.namespace,
 		Prefix:                 libraryPrefix,
 		Gk:                     schema.GroupKind{Group: v1alpha1.GroupName, Kind: v1alpha1.Kind},

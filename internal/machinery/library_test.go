@@ -3,7 +3,6 @@ package machinery
 import (
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -16,9 +15,10 @@ func TestLibraryThatCannotStartIsAnError(t *testing.T) {
 	defer queue.ShutDown()
 	i := &instance{queue: queue, stop: make(chan struct{}), done: make(chan struct{}), injection: injection{registered: make(chan struct{})}}
 	ended := make(chan error, 1)
-	i.run(librarySettings{metrics: newLibraryMetrics(), namespace: "ns", kubeconfig: filepath.Join(t.TempDir(), "missing")}, ended)
+	// An address that no client can be made from.
+	i.run(librarySettings{metrics: newLibraryMetrics(), namespace: "ns", connection: &connection{host: "%"}}, ended)
 	if err := <-ended; err == nil {
-		t.Error("no error although the kubeconfig does not exist")
+		t.Error("no error although there is no such server")
 	}
 }
 

@@ -57,13 +57,17 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 	if err := metrics.register(cfg.Metrics); err != nil {
 		return err
 	}
+	connection, err := openConnection(mgr.GetConfig())
+	if err != nil {
+		return fmt.Errorf("connect the populator library: %w", err)
+	}
 	library := &library{
 		queues:  queues,
 		foreign: cfg.References.Ready(),
 		cache:   mgr.GetCache(),
 		settings: librarySettings{
 			namespace:  cfg.PopulatorNamespace,
-			kubeconfig: cfg.Kubeconfig,
+			connection: connection,
 			functions:  fill.functions(),
 			mutators:   primeMutator(&cfg, mgr.GetCache(), settling),
 			recorder:   libraryRecorder{events: fill.events, refused: fill.refused, settling: settling},

@@ -113,7 +113,6 @@ func newWorld(t *testing.T, kubelet fakecluster.Kubelet) *world {
 		poke:      make(chan struct{}, 1),
 		cfg: Config{
 			PopulatorNamespace: fmt.Sprintf("populator-%d", n),
-			Kubeconfig:         s.Kubeconfig,
 			Shards:             2,
 			RetryBase:          time.Second,
 			Pod:                PodConfig{Image: "populator:test"},

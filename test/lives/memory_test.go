@@ -18,19 +18,29 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
 )
 
-var unrelatedFlag = flag.Int("unrelated", 10000, "number of claims and of pods in the cluster that TestMemory measures, which have nothing to do with the controller")
+var (
+	unrelatedFlag = flag.Int("unrelated", 10000, "number of claims and of pods in the cluster that TestMemory measures, which have nothing to do with the controller")
+	rangesFlag    = flag.Int("ranges", 5000, "number of ChangedBlockRanges that one tenant then creates there")
+)
 
-// maxMemory bounds the controller's resident memory in bytes, at its peak.
-const maxMemory = 150 << 20
+// Bounds of the controller's resident memory in bytes, at its peak: beside claims and pods of others, and with many
+// ChangedBlockRanges too. The manifests limit it to 512 MiB.
+const (
+	maxMemory           = 150 << 20
+	maxMemoryWithRanges = 300 << 20
+)
 
-// TestMemory measures the controller's program in a cluster with many claims and pods that do not concern it. They are on a
-// server of their own, because every other test would have to list them.
+// TestMemory measures the controller's program in a cluster with many claims and pods that do not concern it, and then while
+// a tenant creates as many ChangedBlockRanges as nobody needs, which may not keep another tenant waiting either. They are on
+// a server of their own, because every other test would have to list them.
 func TestMemory(t *testing.T) {
 	server := apiserver.Start(t)
 	w := &world{T: t, scheme: newScheme(t), config: server.Config, lives: map[string]*life{}}
@@ -61,7 +71,15 @@ func TestMemory(t *testing.T) {
 		t.Error(err)
 	}
 	w.waitForPrime(l)
-	peak, now := residentBytes(t, cmd.Process.Pid)
+	w.checkMemory(cmd.Process.Pid, fmt.Sprintf("%d claims and %d pods", *unrelatedFlag, *unrelatedFlag), maxMemory)
+	w.floodRanges(*rangesFlag)
+	other := w.newLife(deletions{at: provisioning})
+	if err := other.begin(provisioning); err != nil {
+		t.Error(err)
+	}
+	w.waitForPrime(other)
+	w.waitForStatuses("flood", *rangesFlag)
+	w.checkMemory(cmd.Process.Pid, fmt.Sprintf("and %d ChangedBlockRanges", *rangesFlag), maxMemoryWithRanges)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
@@ -72,40 +90,67 @@ func TestMemory(t *testing.T) {
 	if err := log.Close(); err != nil {
 		t.Error(err)
 	}
-	fmt.Printf("%s: %d claims and %d pods: %.0f MiB resident, %.0f MiB at the peak\n",
-		t.Name(), *unrelatedFlag, *unrelatedFlag, float64(now)/(1<<20), float64(peak)/(1<<20))
-	if peak > maxMemory {
-		t.Errorf("the controller took %d bytes, the bound is %d", peak, maxMemory)
+}
+
+// checkMemory prints how much memory the process takes beside what, and fails the test if it ever was more than bound.
+func (w *world) checkMemory(pid int, what string, bound int64) {
+	w.Helper()
+	peak, now := residentBytes(w.T, pid)
+	fmt.Printf("%s: %s: %.0f MiB resident, %.0f MiB at the peak\n", w.Name(), what, float64(now)/(1<<20), float64(peak)/(1<<20))
+	if peak > bound {
+		w.Errorf("%s: the controller took %d bytes, the bound is %d", what, peak, bound)
 	}
 }
 
 // crowd creates n claims and n pods as an application's administrator would.
 func (w *world) crowd(n int) {
 	w.Helper()
-	for _, name := range []string{"crowd", w.cfg.PopulatorNamespace} {
-		if err := w.c.Create(w.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
-			w.Fatal(err)
+	if err := w.c.Create(w.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.cfg.PopulatorNamespace}}); err != nil {
+		w.Fatal(err)
+	}
+	w.createMany("crowd", n, func(i int) []client.Object {
+		meta := metav1.ObjectMeta{
+			Namespace: "crowd", Name: fmt.Sprintf("data-application-%d", i),
+			Labels: map[string]string{
+				"app.kubernetes.io/name": "application", "app.kubernetes.io/instance": fmt.Sprintf("application-%d", i),
+				"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": "application-1.2.3",
+			},
+			Annotations: map[string]string{
+				"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 1000),
+				"volume.kubernetes.io/storage-provisioner":         "csi.example.com",
+				"pv.kubernetes.io/bind-completed":                  "yes",
+				"pv.kubernetes.io/bound-by-controller":             "yes",
+			},
 		}
+		return []client.Object{strangeClaim(meta), strangePod(meta)}
+	})
+}
+
+// floodRanges creates n ChangedBlockRanges of snapshots that do not exist.
+func (w *world) floodRanges(n int) {
+	w.Helper()
+	w.createMany("flood", n, func(i int) []client.Object {
+		return []client.Object{&v1alpha1.ChangedBlockRange{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "flood", Name: fmt.Sprintf("range-of-a-tenant-%d", i)},
+			Spec: v1alpha1.ChangedBlockRangeSpec{
+				FromVolumeSnapshotName: fmt.Sprintf("snapshot-%d", i), ToVolumeSnapshotName: fmt.Sprintf("snapshot-%d", i+1),
+			},
+		}}
+	})
+}
+
+// createMany makes a namespace and, n times, the objects that objects returns.
+func (w *world) createMany(namespace string, n int, objects func(int) []client.Object) {
+	w.Helper()
+	if err := w.c.Create(w.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
+		w.Fatal(err)
 	}
 	const writers = 16
 	var all sync.WaitGroup
 	for start := range writers {
 		all.Go(func() {
 			for i := start; i < n; i += writers {
-				meta := metav1.ObjectMeta{
-					Namespace: "crowd", Name: fmt.Sprintf("data-application-%d", i),
-					Labels: map[string]string{
-						"app.kubernetes.io/name": "application", "app.kubernetes.io/instance": fmt.Sprintf("application-%d", i),
-						"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": "application-1.2.3",
-					},
-					Annotations: map[string]string{
-						"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 1000),
-						"volume.kubernetes.io/storage-provisioner":         "csi.example.com",
-						"pv.kubernetes.io/bind-completed":                  "yes",
-						"pv.kubernetes.io/bound-by-controller":             "yes",
-					},
-				}
-				for _, o := range []client.Object{strangeClaim(meta), strangePod(meta)} {
+				for _, o := range objects(i) {
 					if err := w.c.Create(w.Context(), o); err != nil {
 						w.Error(err)
 						return
@@ -115,6 +160,28 @@ func (w *world) crowd(n int) {
 		})
 	}
 	all.Wait()
+}
+
+// waitForStatuses waits until n ChangedBlockRanges of a namespace say what they wait for.
+func (w *world) waitForStatuses(namespace string, n int) {
+	w.Helper()
+	var said int
+	err := wait.PollUntilContextTimeout(w.Context(), 200*time.Millisecond, 2*deadline, true, func(ctx context.Context) (bool, error) {
+		var ranges v1alpha1.ChangedBlockRangeList
+		if err := w.c.List(ctx, &ranges, client.InNamespace(namespace)); err != nil {
+			return false, err
+		}
+		said = 0
+		for i := range ranges.Items {
+			if len(ranges.Items[i].Status.Conditions) > 0 {
+				said++
+			}
+		}
+		return said >= n, nil
+	})
+	if err != nil {
+		w.Errorf("%d of %d ChangedBlockRanges have a status: %v", said, n, err)
+	}
 }
 
 func strangeClaim(meta metav1.ObjectMeta) *corev1.PersistentVolumeClaim {
@@ -155,8 +222,10 @@ func (w *world) waitForPrime(l *life) {
 		w.Fatal(err)
 	}
 	defer claims.Stop()
-	for range claims.ResultChan() {
-		return
+	for event := range claims.ResultChan() {
+		if prime, ok := event.Object.(*corev1.PersistentVolumeClaim); ok && prime.Annotations[v1alpha1.AnnotationClaimNamespace] == l.namespace {
+			return
+		}
 	}
 	w.Errorf("%s: no prime claim within two minutes", l)
 }

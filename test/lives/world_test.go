@@ -61,7 +61,6 @@ func newWorld(t *testing.T) *world {
 		T: t, config: unlimited(server.Config), scheme: newScheme(t), lives: map[string]*life{},
 		cfg: machinery.Config{
 			PopulatorNamespace: fmt.Sprintf("populator-%d", worlds.Add(1)),
-			Kubeconfig:         server.Kubeconfig,
 			Shards:             32,
 			MaxConcurrent:      1000,
 			RetryBase:          50 * time.Millisecond,

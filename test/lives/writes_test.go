@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -16,8 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -120,14 +117,6 @@ func (w *world) countWrites() *writeCounter {
 		proxy.Close()
 	})
 	w.config = unlimited(&rest.Config{Host: proxy.URL})
-	w.cfg.Kubeconfig = filepath.Join(w.TempDir(), "kubeconfig")
-	file := clientcmdapi.NewConfig()
-	file.Clusters["proxy"] = &clientcmdapi.Cluster{Server: proxy.URL}
-	file.Contexts["proxy"] = &clientcmdapi.Context{Cluster: "proxy"}
-	file.CurrentContext = "proxy"
-	if err := clientcmd.WriteToFile(*file, w.cfg.Kubeconfig); err != nil {
-		w.Fatal(err)
-	}
 	return counter
 }
 
