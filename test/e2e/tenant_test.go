@@ -5,8 +5,10 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -96,4 +98,64 @@ func TestTenant(t *testing.T) {
 		}
 		return false, fmt.Sprint(got.Status.Conditions)
 	})
+}
+
+// TestTenantMakesThousands has a tenant create ChangedBlockRanges as fast as the API server takes them, while another wants a list.
+func TestTenantMakesThousands(t *testing.T) {
+	t.Parallel()
+	const thousands = 5000
+	w, other := newWorld(t), newWorld(t)
+	other.guide("snap-1", "snap-2")
+	tenant := w.tenant()
+	before := controllerRestarts(t)
+
+	var writers errgroup.Group
+	writers.SetLimit(16)
+	for i := range thousands {
+		writers.Go(func() error {
+			flood := ranges(fmt.Sprintf("range-%d", i), fmt.Sprintf("snap-%d", i), fmt.Sprintf("snap-%d", i+1))
+			flood.SetNamespace(w.ns)
+			return tenant.Create(t.Context(), flood)
+		})
+	}
+	if err := writers.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	other.create(ranges("delta", "snap-1", "snap-2"), listClaim("list", "delta"))
+	other.awaitBound("list")
+	w.eventually("each ChangedBlockRange says what it waits for", 2*patience, func(ctx context.Context) (bool, string) {
+		var all v1alpha1.ChangedBlockRangeList
+		if err := tenant.List(ctx, &all, client.InNamespace(w.ns)); err != nil {
+			return false, err.Error()
+		}
+		said := 0
+		for i := range all.Items {
+			if len(all.Items[i].Status.Conditions) > 0 {
+				said++
+			}
+		}
+		return said == thousands, fmt.Sprintf("%d of %d do", said, len(all.Items))
+	})
+	if after := controllerRestarts(t); !maps.Equal(before, after) {
+		t.Errorf("restarts of the controller's containers before and after: %v, %v", before, after)
+	}
+}
+
+// controllerRestarts returns how often each pod of the controller was restarted.
+func controllerRestarts(t *testing.T) map[string]int32 {
+	t.Helper()
+	var pods corev1.PodList
+	if err := api.List(t.Context(), &pods, client.InNamespace(populatorNS), client.MatchingLabels{"app.kubernetes.io/component": "controller"}); err != nil {
+		t.Fatal(err)
+	}
+	restarts := map[string]int32{}
+	for i := range pods.Items {
+		for _, c := range pods.Items[i].Status.ContainerStatuses {
+			restarts[pods.Items[i].Name] += c.RestartCount
+		}
+	}
+	if len(restarts) == 0 {
+		t.Fatal("the controller has no pods")
+	}
+	return restarts
 }
