@@ -12,7 +12,7 @@ import (
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 )
 
-// slots bounds the populator pods that are not finished, in all and per driver. A claim that finds no slot waits; when one
+// slots bounds the populators that have not ended, in all and per driver. A claim that finds no slot waits; when one
 // becomes free it is given to the claim whose namespace holds the fewest, the one that asked first among equals, and that
 // claim is woken. Whoever holds a slot and creates no pod gives it back. It is safe for concurrent use.
 type slots struct {
@@ -21,7 +21,7 @@ type slots struct {
 	wake func(types.NamespacedName)
 
 	mu sync.Mutex
-	// held maps the name of a pod that is not finished, or is about to be created, to what it counts against.
+	// held maps the name of a pod whose populator has not ended, or that is about to be created, to what it counts against.
 	held    map[string]slot
 	waiting []slot
 }
@@ -67,9 +67,10 @@ func (s *slots) release(pod string) {
 	s.wakeAll(granted, "")
 }
 
-// observe takes note of a pod: one that runs holds a slot, also when another process created it.
+// observe takes note of a pod: one that runs holds a slot, also when another process created it. One whose populator has ended
+// does not: it asks the driver nothing more, however long the kubelet takes until it says that the pod has finished.
 func (s *slots) observe(pod *corev1.Pod) {
-	if finished(pod) {
+	if finished(pod) || terminated(pod) != nil {
 		s.release(pod.Name)
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
@@ -121,6 +122,16 @@ func TestStreamsAreShared(t *testing.T) {
 		t.Fatalf("the pod is seen with %d streams", n)
 	}
 	take(want("ns", "h", sampleDriver), 9, 5)
+
+	// Its populator has ended, and the kubelet has not taken it down yet.
+	pod.Status.Phase = corev1.PodRunning
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{
+		Name: v1alpha1.ContainerPopulate, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}},
+	}}
+	s.observe(pod)
+	if _, held := s.held[pod.Name]; held {
+		t.Error("a pod whose populator has ended holds a slot")
+	}
 }
 
 // TestSlotsNeverExceedOrStall applies random operations and checks the bounds, and that no one waits while a slot is free.

@@ -106,7 +106,7 @@ func (w *world) upgradeInMidFlight(dist string) {
 		claims = append(claims, name)
 		w.create(listClaim(name, "upgraded"))
 	}
-	w.eventually("populators run", patience, func(ctx context.Context) (bool, string) { return w.unfinishedPods(ctx) > 0, "none" })
+	w.eventually("populators run", patience, func(ctx context.Context) (bool, string) { return w.runningPopulators(ctx) > 0, "none" })
 	w.helm("upgrade", "cbt-populator", charts[0], "--namespace", populatorNS, "--set", "replicas=2", "--set", "configuration.logging.verbosity=1", "--wait")
 	w.awaitBound(claims...)
 	w.awaitController(2)
