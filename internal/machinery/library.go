@@ -119,6 +119,7 @@ func (l *library) start(queues []*claimQueue, settings librarySettings, shared s
 			done:      make(chan struct{}),
 			injection: injection{informers: shared, registered: make(chan struct{})},
 		}
+		i.options = []informers.SharedInformerOption{i.injection.option()}
 		started = append(started, i)
 		go i.run(settings, ended)
 		// One after the other: instances share state of the process while they start.
@@ -166,6 +167,10 @@ type instance struct {
 	stop      chan struct{}
 	done      chan struct{}
 	injection injection
+	// options are in the instance, and not in the call only, so that they stay reachable as long as the library runs. It needs them
+	// just at its start, but Go 1.26 finds them on its stack again later, after they were freed, and then ends the process with
+	// "found pointer to free object".
+	options []informers.SharedInformerOption
 }
 
 // run blocks until the library returns. A fatal error of the library is sent as an error.
@@ -193,7 +198,7 @@ func (i *instance) run(settings librarySettings, ended chan<- error) {
 		Gvr:                    v1alpha1.GroupVersion.WithResource(v1alpha1.Resource),
 		ProviderFunctionConfig: &settings.functions,
 		MutatorConfig:          &settings.mutators,
-		SharedInformerOptions:  []informers.SharedInformerOption{i.injection.option()},
+		SharedInformerOptions:  i.options,
 		StopCh:                 i.stop,
 		Workqueue:              i.queue,
 		Recorder:               settings.recorder,

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime/debug"
 	"testing"
 	"time"
 
@@ -26,14 +25,8 @@ var (
 	pairsFlag = flag.Int("pairs", 20, "number of pairs of deletions to try, chosen at random; -1: all")
 )
 
-// memoryLimit is when this process collects its garbage, in bytes. Hundreds of controllers come and go in it, and Go 1.26.8 has
-// ended it with "found pointer to free object" about every third time when it collected as usual.
-const memoryLimit = 5 << 30
-
 func TestMain(m *testing.M) {
 	flag.Parse()
-	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(memoryLimit)
 	logger := logr.Discard()
 	if testing.Verbose() {
 		logger = textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(1)))
