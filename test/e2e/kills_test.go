@@ -21,11 +21,12 @@ import (
 )
 
 const (
-	// kills is how often each victim is killed.
-	kills = 10
 	// slowBlocks at 64 a message and 150 ms between messages make a population of about 20 s.
 	slowBlocks = 8192
 )
+
+// kills returns how often each victim is killed.
+func kills() int { return orShort(10, 3) }
 
 // siege is a slow driver, a snapshot whose list is known, and a source of random moments.
 type siege struct {
@@ -77,7 +78,7 @@ func (s *siege) on(t *testing.T) *siege {
 // killDuringOne hits the victim while a claim is being populated, and populates as many claims as it takes.
 func (s *siege) killDuringOne(hit func()) {
 	name := s.claim()
-	for range kills {
+	for range kills() {
 		s.pause(1500 * time.Millisecond)
 		if s.phase(name) == corev1.ClaimBound {
 			name = s.claim()
@@ -88,10 +89,10 @@ func (s *siege) killDuringOne(hit func()) {
 	s.awaitBoundAfterKills()
 }
 
-// killPopulators kills the pod of each of ten claims once.
+// killPopulators kills the pod of each of some claims once.
 func (s *siege) killPopulators() {
 	var names []string
-	for range kills {
+	for range kills() {
 		names = append(names, s.claim())
 	}
 	for _, name := range names {
@@ -104,12 +105,12 @@ func (s *siege) killPopulators() {
 	s.awaitBoundAfterKills()
 }
 
-// killController kills the controller while ten claims are at whatever step they have reached.
+// killController kills the controller while some claims are at whatever step they have reached.
 func (s *siege) killController() {
-	for range kills {
+	for range kills() {
 		s.claim()
 	}
-	for range kills {
+	for range kills() {
 		s.pause(4 * time.Second)
 		err := api.DeleteAllOf(context.Background(), &corev1.Pod{}, client.InNamespace(populatorNS),
 			client.MatchingLabels{"app.kubernetes.io/component": "controller"}, client.GracePeriodSeconds(0))
