@@ -72,7 +72,7 @@ func aView(change ...func(*observation)) *observation {
 
 func aClaim(name string, change ...func(*corev1.PersistentVolumeClaim)) corev1.PersistentVolumeClaim {
 	claim := corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: name, UID: types.UID("uid-" + name)}}
-	claim.Status.Phase = corev1.ClaimPending
+	claim.Status.Phase, claim.Spec.StorageClassName = corev1.ClaimPending, ptr("standard")
 	for _, c := range change {
 		c(&claim)
 	}
@@ -82,6 +82,8 @@ func aClaim(name string, change ...func(*corev1.PersistentVolumeClaim)) corev1.P
 func isStarted(c *corev1.PersistentVolumeClaim) {
 	c.Finalizers = append(c.Finalizers, v1alpha1.FinalizerClaim)
 }
+
+func withoutClass(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = nil }
 
 func isBound(c *corev1.PersistentVolumeClaim) {
 	c.Spec.VolumeName, c.Status.Phase = "pv-"+c.Name, corev1.ClaimBound

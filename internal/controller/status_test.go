@@ -109,6 +109,10 @@ func TestStates(t *testing.T) {
 			{withPods(aPod("a")), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, `"a" is being populated`},
 			{withPods(aPod("a", ended(t, late, threeBlocks()))), v1alpha1.StateReady, v1alpha1.ReasonPopulated, "3 extents"},
 		},
+		"waits for a default class": {
+			{withClaims(aClaim("a", isStarted, withoutClass)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, "no StorageClass"},
+			{withClaims(aClaim("a", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, "being provisioned"},
+		},
 		"wrong snapshots fail at once": {
 			{func(o *observation) { o.from.Content.Spec.Driver = "other" }, v1alpha1.StateFailed, v1alpha1.ReasonDriverMismatch, "other"},
 		},

@@ -51,6 +51,9 @@ func judge(seen *observation, found resolution, tries []attempt, remembered *ver
 	case claim == nil:
 		return verdict{v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim,
 			"create a PersistentVolumeClaim whose dataSourceRef names this ChangedBlockRange"}
+	case started(claim) && claim.Spec.StorageClassName == nil:
+		// The API server fills in the default class, and the volume controller does it later for claims that came before one.
+		return verdict{v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, fmt.Sprintf("claim %q names no StorageClass and the cluster has no default one: make one the default, or create the claim again with a class", shownClaim(seen.cbr, claim))}
 	case started(claim):
 		return verdict{v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, fmt.Sprintf("a volume for claim %q is being provisioned", shownClaim(seen.cbr, claim))}
 	}
