@@ -114,6 +114,8 @@ func nothingLeft(ctx context.Context) error {
 type world struct {
 	*testing.T
 	ns string
+	// removal is how long the namespace may take to go.
+	removal time.Duration
 }
 
 // orShort returns full, or short with -short, which CI uses: the same steps, fewer times.
@@ -132,7 +134,7 @@ func newWorld(t *testing.T) *world {
 	if err := api.Create(context.Background(), ns); err != nil {
 		t.Fatalf("create a namespace: %v", err)
 	}
-	w := &world{T: t, ns: ns.Name}
+	w := &world{T: t, ns: ns.Name, removal: namespaceDeadline}
 	t.Cleanup(func() {
 		if t.Failed() {
 			w.dump()
@@ -141,7 +143,7 @@ func newWorld(t *testing.T) *world {
 			t.Errorf("delete namespace %s: %v", ns.Name, err)
 			return
 		}
-		w.eventually("namespace "+ns.Name+" is gone", namespaceDeadline, func(ctx context.Context) (bool, string) {
+		w.eventually("namespace "+ns.Name+" is gone", w.removal, func(ctx context.Context) (bool, string) {
 			err := api.Get(ctx, client.ObjectKeyFromObject(ns), ns)
 			return apierrors.IsNotFound(err), fmt.Sprint(ns.Status.Conditions)
 		})
