@@ -1,6 +1,6 @@
 // Package docs checks what the pages say against what is there: links lead somewhere, targets of make exist, commands of
-// kubectl cbr and of the populator parse with their flags, manifests are known to the scheme. What the pages of examples/ and
-// the README tell a user to type is executed on the real cluster by test/e2e.
+// kubectl cbr and of the populator parse with their flags, manifests are known to the scheme. What the pages tell a user to type is
+// executed: on the real cluster by test/e2e, and what works on lists and devices by test/tools, which demands one of both.
 package docs
 
 import (

@@ -80,8 +80,8 @@ func TestInstallations(t *testing.T) {
 	w.wantVersionLabels()
 	w.create(ranges("again", "snap-1", "snap-2"), listClaim("by-manifest", "again"))
 	w.awaitBound("by-manifest")
-	w.run(nil, "delete", "changedblockranges", "--all", "--all-namespaces", "--timeout=120s")
-	w.run(nil, "delete", "-f", "../../dist/install.yaml", "--wait")
+	w.shell(strings.Replace(w.onPage("docs/operations.md", "Uninstall", "sh"), "-f install.yaml", "-f dist/install.yaml", 1))
+	w.wantNothingHanging("waiting", "stuck")
 
 	w.upgradeInMidFlight("../../dist")
 	w.run(nil, "delete", "changedblockranges", "--all", "--all-namespaces", "--timeout=120s")

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,11 +36,7 @@ func (w *world) newPlugin() *plugin {
 	if out, err := build.CombinedOutput(); err != nil {
 		w.Fatalf("build kubectl-cbr: %v\n%s", err, out)
 	}
-	w.kubectl("apply", "-f", "../../examples/kubectl-cbr/permissions.yaml")
-	account := "--serviceaccount=" + w.ns + ":default"
-	w.kubectl("create", "rolebinding", "kubectl-cbr", "--clusterrole=cbt-populator-kubectl", account)
-	w.kubectl("create", "clusterrolebinding", w.ns, "--clusterrole=cbt-populator-kubectl-cluster", account)
-	w.Cleanup(func() { w.kubectl("delete", "clusterrolebinding", w.ns) })
+	w.permit()
 
 	w.tools(pluginPod)
 	binary, err := os.ReadFile(filepath.Join(p.dir, "kubectl-cbr"))
@@ -48,6 +45,25 @@ func (w *world) newPlugin() *plugin {
 	}
 	w.run(strings.NewReader(string(binary)), "-n", w.ns, "exec", "-i", pluginPod, "--", "sh", "-c", "cat > /tmp/kubectl-cbr && chmod +x /tmp/kubectl-cbr")
 	return p
+}
+
+// permitting lets one test at a time apply the ClusterRoles, which all of them share.
+var permitting sync.Mutex
+
+// permit executes what docs/kubectl-cbr.md says under Permissions, for the test's namespace and the service account of its pods.
+func (w *world) permit() {
+	w.Helper()
+	commands := w.onPage("docs/kubectl-cbr.md", "Permissions", "sh")
+	for place, own := range map[string]string{"-n shop": "-n " + w.ns, "kubectl-cbr-jane": w.ns, "--user=jane": "--serviceaccount=" + w.ns + ":default"} {
+		if !strings.Contains(commands, place) {
+			w.Fatalf("the commands no longer have %s:\n%s", place, commands)
+		}
+		commands = strings.ReplaceAll(commands, place, own)
+	}
+	permitting.Lock()
+	defer permitting.Unlock()
+	w.shell(commands)
+	w.Cleanup(func() { w.kubectl("delete", "clusterrolebinding", w.ns) })
 }
 
 // inPod runs a command in the pod and returns its standard output. It finds the cluster by the pod's service account.

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -21,18 +20,6 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := w.kubeconfig()
-	shell := func(script string) string {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+config)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s\n%v\n%s", script, err, out)
-		}
-		return string(out)
-	}
-
 	ask := section(t, string(text), "Ask for a list")
 	manifest := filepath.Join(t.TempDir(), "manifest.yaml")
 	// The local cluster has no default StorageClass, which the README's claim asks for by naming none.
@@ -44,8 +31,8 @@ func TestReadme(t *testing.T) {
 	if err := os.WriteFile(manifest, []byte(with), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	shell("kubectl apply -f " + manifest)
-	if out := shell(fenced(t, ask, "sh")); !strings.Contains(out, "monday-to-tuesday") || !strings.Contains(out, "12 KiB") {
+	w.shell("kubectl apply -f " + manifest)
+	if out := w.shell(fenced(t, ask, "sh")); !strings.Contains(out, "monday-to-tuesday") || !strings.Contains(out, "12 KiB") {
 		t.Errorf("the README's commands print\n%s", out)
 	}
 
@@ -61,7 +48,7 @@ func TestReadme(t *testing.T) {
 	if !strings.Contains(read, "/mnt/changes") {
 		t.Fatalf("the README reads from somewhere else:\n%s", read)
 	}
-	out := shell(strings.ReplaceAll(read, "/mnt/changes", mounted))
+	out := w.shell(strings.ReplaceAll(read, "/mnt/changes", mounted))
 	if want := "changed-blocks.json: OK\n8192\t4096\n16384\t4096\n36864\t4096\n"; out != want {
 		t.Errorf("the README's commands print\n%s\nwant\n%s", out, want)
 	}
@@ -72,7 +59,7 @@ func section(t *testing.T, text, heading string) string {
 	t.Helper()
 	_, after, found := strings.Cut(text, "\n## "+heading+"\n")
 	if !found {
-		t.Fatalf("the README has no section %q", heading)
+		t.Fatalf("the page has no section %q", heading)
 	}
 	before, _, _ := strings.Cut(after, "\n## ")
 	return before

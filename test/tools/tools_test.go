@@ -1,8 +1,8 @@
 //go:build e2e
 
 // Package tools gives our lists to existing tools as they come from Debian: ddrescue and bmaptool copy exactly the listed
-// ranges from one real block device to another; jq, head, sha256sum and a Python program read lists. It needs root, and
-// installs with apt-get what is missing. `make e2e` runs it.
+// ranges from one real block device to another; jq, head, sha256sum and a Python program read lists. It executes the commands of
+// the pages in docs as they stand there. It needs root, and installs with apt-get what is missing. `make e2e` runs it.
 package tools
 
 import (
@@ -143,18 +143,44 @@ func randomList(rng *rand.Rand, unit int64) []blocklist.Extent {
 	return append(all, blocklist.Extent{Offset: last, Length: volumeBytes - last})
 }
 
+// listHeader is that of random lists.
+var listHeader = blocklist.Header{
+	Mode: blocklist.Delta, Driver: "tools.csi", Namespace: "demo", BaseSnapshot: "monday", BaseSnapshotHandle: "h-1",
+	TargetSnapshot: "tuesday", TargetSnapshotHandle: "h-2", VolumeCapacityBytes: volumeBytes, BlockMetadataType: blocklist.VariableLength,
+}
+
 // listFile writes a list as the populator does, with the checksum file beside it, and returns its path.
 func listFile(t *testing.T, f blocklist.Format, extents []blocklist.Extent) string {
 	t.Helper()
-	dir := t.TempDir()
-	s, err := sink.NewFile(dir, blocklist.FileName(f))
+	return listIn(t, t.TempDir(), blocklist.FileName(f), f, listHeader, extents)
+}
+
+// listIn does the same in a folder, under a name.
+func listIn(t *testing.T, dir, name string, f blocklist.Format, header blocklist.Header, extents []blocklist.Extent) string {
+	t.Helper()
+	s, err := sink.NewFile(dir, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := blocklist.NewEncoder(s, f, blocklist.Header{
-		Mode: blocklist.Delta, Driver: "tools.csi", Namespace: "demo", BaseSnapshot: "monday", BaseSnapshotHandle: "h-1",
-		TargetSnapshot: "tuesday", TargetSnapshotHandle: "h-2", VolumeCapacityBytes: volumeBytes, BlockMetadataType: blocklist.VariableLength,
-	})
+	write(t, s, f, header, extents)
+	return filepath.Join(dir, name)
+}
+
+// listDevice returns a block device that holds a list, as the populator writes it.
+func listDevice(t *testing.T, header blocklist.Header, extents []blocklist.Extent) string {
+	t.Helper()
+	path := device(t, make([]byte, 1<<20))
+	s, err := sink.NewDevice(path, blocklist.DeviceRecord)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, blocklist.Binary, header, extents)
+	return path
+}
+
+func write(t *testing.T, s sink.Sink, f blocklist.Format, header blocklist.Header, extents []blocklist.Extent) {
+	t.Helper()
+	e, err := blocklist.NewEncoder(s, f, header)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +194,37 @@ func listFile(t *testing.T, f blocklist.Format, extents []blocklist.Extent) stri
 	if err := s.Commit(t.Context(), sink.List{Bytes: trailer.ListBytes, SHA256: trailer.ListSHA256}); err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join(dir, blocklist.FileName(f))
+}
+
+// volumes are two devices that differ in every byte.
+type volumes struct {
+	source, target []byte
+	from, to       string
+}
+
+func newVolumes(t *testing.T, rng *rand.Rand) volumes {
+	t.Helper()
+	v := volumes{source: make([]byte, volumeBytes), target: make([]byte, volumeBytes)}
+	for i := range v.source {
+		v.source[i] = byte(rng.Uint32())
+		v.target[i] = ^v.source[i]
+	}
+	v.from, v.to = device(t, v.source), device(t, v.target)
+	return v
+}
+
+// wantCopied demands that the target has the source's bytes in the extents, and its own everywhere else.
+func (v volumes) wantCopied(t *testing.T, extents []blocklist.Extent) {
+	t.Helper()
+	want := bytes.Clone(v.target)
+	for _, e := range extents {
+		copy(want[e.Offset:e.End()], v.source[e.Offset:e.End()])
+	}
+	got, err := os.ReadFile(v.to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, want, got)
 }
 
 // tsv is what our tsv and the Python reader print.
@@ -196,29 +252,16 @@ func TestCopyTools(t *testing.T) {
 		for _, unit := range []int64{512, 4096, 65536} {
 			t.Run(fmt.Sprint(format, "/", unit), func(t *testing.T) {
 				rng := seeded(t)
-				source, target := make([]byte, volumeBytes), make([]byte, volumeBytes)
-				for i := range source {
-					source[i] = byte(rng.Uint32())
-					target[i] = ^source[i] // differs from the source in every byte
-				}
+				v := newVolumes(t, rng)
 				extents := randomList(rng, unit)
 				if unit == 65536 && format == "bmap" {
 					extents = extents[:len(extents)-1] // the last one is not on the grid, which would halve the blocks
 				}
 				list := filepath.Join(t.TempDir(), "list")
 				cbr(t, "cat", listFile(t, blocklist.Binary, extents), "-o", format, "--out", list)
-				from, to := device(t, source), device(t, target)
-				c := command(list, from, to)
+				c := command(list, v.from, v.to)
 				run(t, c[0], c[1:]...)
-				want := bytes.Clone(target)
-				for _, e := range extents {
-					copy(want[e.Offset:e.End()], source[e.Offset:e.End()])
-				}
-				got, err := os.ReadFile(to)
-				if err != nil {
-					t.Fatal(err)
-				}
-				compare(t, want, got)
+				v.wantCopied(t, extents)
 			})
 		}
 	}
@@ -260,37 +303,19 @@ func TestRefusedMap(t *testing.T) {
 	}
 }
 
-// TestShell runs the commands of docs/format-json.md.
-func TestShell(t *testing.T) {
-	need(t, "jq", "jq", "--version")
-	extents := randomList(seeded(t), 4096)
-	path := listFile(t, blocklist.JSON, extents)
-	sh := func(script string) string {
-		return run(t, "sh", "-ec", "cd "+filepath.Dir(path)+"; "+script)
-	}
-	for script, want := range map[string]string{
-		`sha256sum -c changed-blocks.json.sha256`:                                              "changed-blocks.json: OK\n",
-		`jq -r '.block_metadata[] | [.byte_offset, .size_bytes] | @tsv' changed-blocks.json`:   tsv(extents),
-		`jq -e '.complete and (.block_metadata | length) == .entry_count' changed-blocks.json`: "true\n",
-		`grep -c '^{"byte_offset"' changed-blocks.json`:                                        fmt.Sprintln(len(extents)),
-		`head -n 18 changed-blocks.json | tail -n 1`:                                           `{"byte_offset":` + fmt.Sprintf("%d,\"size_bytes\":%d},\n", extents[1].Offset, extents[1].Length),
-		`sed -n 's/^"sha256": "\(.*\)",$/\1  -/p' changed-blocks.json`:                         sh(`sed '/^"sha256": /,$d' changed-blocks.json | sha256sum`),
-	} {
-		if diff := cmp.Diff(want, sh(script)); diff != "" {
-			t.Errorf("%s: %s", script, diff)
-		}
-	}
-	if diff := cmp.Diff(tsv(extents), cbr(t, "cat", path, "-o", "tsv")); diff != "" {
-		t.Error(diff)
-	}
-}
-
-// TestPython generates the protobuf code with Debian's protoc and reads lists with examples/python-reader.
-func TestPython(t *testing.T) {
+// generated returns a folder with the code that Debian's protoc generates for Python.
+func generated(t *testing.T) string {
+	t.Helper()
 	need(t, "protobuf-compiler", "protoc", "--version")
 	need(t, "python3-protobuf", "/usr/bin/python3", "-c", "import google.protobuf")
 	dir := t.TempDir()
-	run(t, "protoc", "-I", "../../api/blocklist", "--python_out="+dir, "blocklist.proto")
+	run(t, "protoc", "-I", root+"/api/blocklist", "--python_out="+dir, "blocklist.proto")
+	return dir
+}
+
+// TestPython reads lists with examples/python-reader.
+func TestPython(t *testing.T) {
+	dir := generated(t)
 	reader, err := filepath.Abs("../../examples/python-reader/read.py")
 	if err != nil {
 		t.Fatal(err)
