@@ -1,7 +1,6 @@
 package machinery
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -58,7 +57,7 @@ func TestConnection(t *testing.T) {
 					t.Errorf("Accept: %q, want %q", got, test.accept)
 				}
 				rw.WriteHeader(test.status)
-				fmt.Fprint(rw, test.answer)
+				write(t, rw, test.answer)
 			}))
 			defer server.Close()
 			c, err := openConnection(&rest.Config{Host: server.URL + "/k8s/cluster/", BearerToken: "secret"})
@@ -94,7 +93,7 @@ func TestConnection(t *testing.T) {
 func TestConnectionCut(t *testing.T) {
 	for _, query := range []string{"", "?watch=1"} {
 		server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			fmt.Fprint(rw, `{"type":"ADDED","metadata":{},"items":[`+someRange+`,`)
+			write(t, rw, `{"type":"ADDED","metadata":{},"items":[`+someRange+`,`)
 		}))
 		c, err := openConnection(&rest.Config{Host: server.URL})
 		if err != nil {
@@ -116,8 +115,15 @@ func TestConnectionCut(t *testing.T) {
 		}
 		c.close()
 		server.Close()
-		if _, err := http.DefaultTransport.RoundTrip(req); err == nil || !strings.Contains(err.Error(), "has ended") {
+		if _, err := toConnection(req); err == nil || !strings.Contains(err.Error(), "has ended") { //nolint:bodyclose // there is no response
 			t.Errorf("after the end: %v", err)
 		}
+	}
+}
+
+func write(t *testing.T, rw http.ResponseWriter, answer string) {
+	t.Helper()
+	if _, err := io.WriteString(rw, answer); err != nil {
+		t.Error(err)
 	}
 }
