@@ -51,7 +51,7 @@ var onCluster = map[string]string{
 
 // notExecuted are blocks that no test executes as they stand, each with the reason.
 var notExecuted = map[string]string{
-	"README.md#See it work":             "they start the cluster and the tests that this one is a part of; .ci/run runs make test, and nothing runs make demo",
+	"README.md#See it work":             "they start the cluster and the tests that this one is a part of; .ci/run runs all of them",
 	"README.md#Install on your cluster": "its registry is the reader's; TestInstallations runs the target with the local one",
 	"CONTRIBUTING.md#Daily commands":    "the targets run all tests, this one included; test/docs checks that they exist",
 	"CONTRIBUTING.md#Daily commands 2":  "it runs a test of test/e2e, as make e2e does with all of them",
