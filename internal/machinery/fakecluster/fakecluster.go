@@ -165,7 +165,7 @@ func (f *Cluster) Written(volume string) string {
 	return f.written[volume]
 }
 
-// MostPods is the largest number of unfinished pods that was seen at once.
+// MostPods is the largest number of pods that was seen at once whose containers had not ended.
 func (f *Cluster) MostPods() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -228,7 +228,7 @@ func (f *Cluster) step(ctx context.Context) {
 	act(ctx, f, slices.Collect(maps.Values(s.claims)), func(c **corev1.PersistentVolumeClaim) error { return f.claim(ctx, s, *c) })
 	running := 0
 	for i := range s.pods {
-		if s.pods[i].Status.Phase != corev1.PodSucceeded && s.pods[i].Status.Phase != corev1.PodFailed {
+		if !ended(&s.pods[i]) {
 			running++
 		}
 	}
@@ -236,6 +236,11 @@ func (f *Cluster) step(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.most = max(f.most, running)
+}
+
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed ||
+		slices.ContainsFunc(pod.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool { return c.State.Terminated != nil })
 }
 
 // act looks after many objects, several at once: hundreds of claims are not to wait for each other.
