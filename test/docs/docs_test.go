@@ -229,3 +229,29 @@ func TestManifests(t *testing.T) {
 		t.Errorf("only %d manifests were checked", checked)
 	}
 }
+
+// TestCommitsHaveNamesOfTheirOwn checks the examples' backups, several of which may run beside each other on one volume: what
+// each renames at its end must be a file that no other one writes.
+func TestCommitsHaveNamesOfTheirOwn(t *testing.T) {
+	files, err := filepath.Glob(root + "/examples/*/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rename := regexp.MustCompile(`\bmv \S*?/\.(\S+) \S*/([^\s/]+\.cbl)`)
+	checked := 0
+	for _, path := range files {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range rename.FindAllStringSubmatch(string(text), -1) {
+			checked++
+			if m[1] != m[2] {
+				t.Errorf("%s: %q: the temporary file of %s is called .%s, as that of another backup may be", path, m[0], m[2], m[1])
+			}
+		}
+	}
+	if checked < 2 {
+		t.Errorf("only %d renames were found", checked)
+	}
+}
