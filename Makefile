@@ -39,8 +39,8 @@ demo: cluster-up deploy-local ## A real cluster on this machine, two snapshots, 
 .PHONY: test
 test: $(BIN)/cluster $(BIN)/helm $(BIN)/promtool ## Every test that needs no cluster node, with -race but for test/lives (sets up what it needs)
 	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl,csi-snapshot-metadata
-	CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) go test -race $$(go list ./... | grep -v /test/lives)
-	KUBEBUILDER_ASSETS=$(BIN) go test ./test/lives
+	CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) go test -race -timeout 20m $$(go list ./... | grep -v /test/lives)
+	KUBEBUILDER_ASSETS=$(BIN) go test -timeout 20m ./test/lives
 	cd test/cluster && go test -race ./...
 	cd test/csidriver && go test -race ./...
 	cd test/bench && KUBEBUILDER_ASSETS=$(BIN) go test ./...
