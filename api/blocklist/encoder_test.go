@@ -8,6 +8,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"github.com/cbt-populator/cbt-populator/test/seeded"
 )
 
 func TestHeaderCheck(t *testing.T) {
@@ -213,7 +215,7 @@ func TestBytesPerExtent(t *testing.T) {
 
 // TestDigits compares the conversions of eight digits with the standard library's.
 func TestDigits(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	check := func(v uint64) {
 		text := fmt.Sprintf("%08d", v)
 		var b [8]byte

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/cbt-populator/cbt-populator/test/seeded"
 )
 
 // write puts raw into a file and returns its path.
@@ -208,7 +210,7 @@ func forBinarySamples(t *testing.T, f func(t *testing.T, l layout, raw []byte)) 
 }
 
 func TestFrom(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for range 50 {
 		h, extents := randomList(rng, 50)
 		for _, f := range []Format{JSON, Binary} {
@@ -239,7 +241,7 @@ func TestFrom(t *testing.T) {
 
 // TestSplit demands that the parts hold every extent once and in order, and about the same number of bytes.
 func TestSplit(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for range 300 {
 		h, extents := randomList(rng, 80)
 		var total, longest int64

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/cbt-populator/cbt-populator/test/seeded"
 )
 
 // The million lists that must survive a round trip take minutes with the race detector:
@@ -14,26 +16,11 @@ import (
 //	go test ./api/blocklist -run TestRandomLists -lists 1000000
 var (
 	listsFlag = flag.Int("lists", 100_000, "how many random lists TestRandomLists encodes and decodes")
-	seedFlag  = flag.Uint64("seed", 0, "seed of the random tests; 0 chooses one")
 )
-
-// seeded returns a random source and prints its seed if the test fails.
-func seeded(t *testing.T) *rand.Rand {
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("repeat with -run '^%s$' -seed %d", t.Name(), seed)
-		}
-	})
-	return rand.New(rand.NewPCG(seed, 0))
-}
 
 // TestRandomLists takes every random list through both formats, encoded in random pieces.
 func TestRandomLists(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for i := range *listsFlag {
 		most, l := 12, small
 		if i%5000 == 0 {
@@ -77,7 +64,7 @@ func randomPieces(rng *rand.Rand, extents []Extent) [][]Extent {
 
 // TestDeterminism demands the same bytes, and the same writes, however the extents are spread over calls of Encode.
 func TestDeterminism(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	h := benchHeader()
 	extents := benchExtents(3*formatLayout.chunkEntries + 17)
 	eachFormat(t, func(t *testing.T, f Format) {

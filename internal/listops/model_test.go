@@ -2,7 +2,6 @@ package listops
 
 import (
 	"errors"
-	"flag"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -10,23 +9,8 @@ import (
 	"testing"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/test/seeded"
 )
-
-var seedFlag = flag.Uint64("seed", 0, "seed of the random tests; 0 chooses one")
-
-// seeded returns a random source and prints its seed if the test fails.
-func seeded(t *testing.T) *rand.Rand {
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("repeat with -run '^%s$' -seed %d", t.Name(), seed)
-		}
-	})
-	return rand.New(rand.NewPCG(seed, 0))
-}
 
 // volumeBytes is the size of the volumes of the random tests: one bit of the model for each byte.
 const volumeBytes = 400
@@ -114,7 +98,7 @@ func collect(t *testing.T, in Extents) []blocklist.Extent {
 
 // TestSets compares union and difference with the model.
 func TestSets(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for range 5_000 {
 		a, b, c := randomExtents(rng), randomExtents(rng), randomExtents(rng)
 		ma, mb, mc := listed(a), listed(b), listed(c)
@@ -134,7 +118,7 @@ func TestSets(t *testing.T) {
 
 // TestClip compares parts of a volume with the model, and keeps the borders between extents.
 func TestClip(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for range 5_000 {
 		all := randomExtents(rng)
 		r := Range{From: rng.Int64N(volumeBytes), To: math.MaxInt64}
@@ -154,7 +138,7 @@ func TestClip(t *testing.T) {
 }
 
 func TestPage(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for range 5_000 {
 		all := randomExtents(rng)
 		skip, limit := rng.Int64N(15), rng.Int64N(15)
@@ -171,7 +155,7 @@ func TestPage(t *testing.T) {
 
 // TestSlices demands that the slices together are the list, that cuts are aligned, and that shares are equal.
 func TestSlices(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for range 5_000 {
 		all := randomExtents(rng)
 		changed := int64(0)
@@ -207,7 +191,7 @@ func TestSlices(t *testing.T) {
 // TestHugeShares divides as many bytes as there can be.
 func TestHugeShares(t *testing.T) {
 	all := []blocklist.Extent{{Offset: 0, Length: math.MaxInt64}}
-	ranges, err := Slices(pieces(seeded(t), all), math.MaxInt64, 3, 4096)
+	ranges, err := Slices(pieces(seeded.Rand(t), all), math.MaxInt64, 3, 4096)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +205,7 @@ func TestHugeShares(t *testing.T) {
 
 // TestErrorsPass demands that what fails in an input fails in the result, however far the others have come.
 func TestErrorsPass(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	broken := errors.New("broken")
 	failing := func(all []blocklist.Extent) Extents {
 		return func(yield func([]blocklist.Extent, error) bool) {
@@ -262,7 +246,7 @@ func TestErrorsPass(t *testing.T) {
 
 // TestStopEarly leaves every result after its first batch.
 func TestStopEarly(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	long := func(yield func([]blocklist.Extent, error) bool) {
 		for i := range int64(20_000) {
 			if !yield([]blocklist.Extent{{Offset: 2 * i, Length: 1}}, nil) {
@@ -289,7 +273,7 @@ func TestStopEarly(t *testing.T) {
 }
 
 func TestCountSizes(t *testing.T) {
-	s, err := CountSizes(pieces(seeded(t), []blocklist.Extent{
+	s, err := CountSizes(pieces(seeded.Rand(t), []blocklist.Extent{
 		{Offset: 0, Length: 1}, {Offset: 1, Length: 4095}, {Offset: 4096, Length: 4096}, {Offset: 1 << 20, Length: 8191}, {Offset: 1 << 30, Length: 1 << 40},
 	}))
 	if err != nil {

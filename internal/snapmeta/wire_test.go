@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/test/seeded"
 )
 
 // A longer comparison of the parser with the generated code than TestWireRandom makes by default:
@@ -24,22 +25,7 @@ import (
 //	go test ./internal/snapmeta -run - -fuzz FuzzWire -fuzztime 3m -fuzzminimizetime 1x
 var (
 	messagesFlag = flag.Int("messages", 200_000, "how many random messages TestWireRandom parses")
-	seedFlag     = flag.Uint64("seed", 0, "seed of the random tests; 0 chooses one")
 )
-
-// seeded returns a random source and prints its seed if the test fails.
-func seeded(t *testing.T) *rand.Rand {
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("repeat with -run '^%s$' -seed %d", t.Name(), seed)
-		}
-	})
-	return rand.New(rand.NewPCG(seed, 0))
-}
 
 // generated parses b with the generated code of both responses, which must agree.
 func generated(t *testing.T, b []byte) (message, error) {
@@ -206,7 +192,7 @@ func marshal(t testing.TB, extents []blocklist.Extent) []byte {
 
 // TestWireRandom parses random messages: usual ones, odd ones, and either with some bytes changed.
 func TestWireRandom(t *testing.T) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	whole := 0
 	for range *messagesFlag {
 		b := randomMessage(rng, 0)

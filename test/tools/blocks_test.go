@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/test/seeded"
 )
 
 // pageExample returns the list that the formats' pages show: api/blocklist tests that they show its bytes.
@@ -94,7 +95,7 @@ func runs(extents []blocklist.Extent) []blocklist.Extent {
 func pageReadJSON(t *testing.T, text string) {
 	need(t, "jq", "jq", "--version")
 	_, example := pageExample()
-	random := randomList(seeded(t), 4096)
+	random := randomList(seeded.Rand(t), 4096)
 	for path, extents := range map[string][]blocklist.Extent{
 		exampleFile(t, blocklist.JSON): example, listFile(t, blocklist.JSON, random): random,
 	} {
@@ -131,7 +132,7 @@ func pagePython(t *testing.T, text string) {
 	if err := os.WriteFile(filepath.Join(dir, "page.py"), []byte(program), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	extents := randomList(rng, 512)
 	path := listFile(t, blocklist.Binary, extents)
 	wantText(t, tsv(extents), run(t, "/usr/bin/python3", filepath.Join(dir, "page.py"), path))
@@ -152,7 +153,7 @@ func pagePython(t *testing.T, text string) {
 // pagePythonExample runs the commands of the example on a copy of it, so that what protoc writes is not left in the checkout.
 func pagePythonExample(t *testing.T, text string) {
 	generated(t) // installs what the first command would have to download
-	extents := randomList(seeded(t), 512)
+	extents := randomList(seeded.Rand(t), 512)
 	dir := t.TempDir()
 	reader := fileBytes(t, root+"/examples/python-reader/read.py")
 	if err := os.WriteFile(filepath.Join(dir, "read.py"), reader, 0o600); err != nil {
@@ -177,7 +178,7 @@ func pageInstall(t *testing.T, text string) {
 
 // pageCopyLoop copies with a shell loop, and prints what a longer list has in the volume's second GiB.
 func pageCopyLoop(t *testing.T, text string) {
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	v, extents := newVolumes(t, rng), randomList(rng, 4096)
 	dir := t.TempDir()
 	header := listHeader
@@ -199,7 +200,7 @@ func pageCopyLoop(t *testing.T, text string) {
 func pageCopyTools(t *testing.T, text string) {
 	need(t, "gddrescue", "ddrescue", "--version")
 	need(t, "bmap-tools", "bmaptool", "--version")
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for line := range strings.Lines(text) {
 		v, extents := newVolumes(t, rng), randomList(rng, 4096)
 		list := listDevice(t, listHeader, extents)
@@ -296,14 +297,14 @@ func wantUnion(t *testing.T, path string, extents []blocklist.Extent, from, to s
 
 func pageUnion(t *testing.T, text string) {
 	dir := t.TempDir()
-	extents := week(t, seeded(t), dir, "mon", "tue", "wed", "thu")
+	extents := week(t, seeded.Rand(t), dir, "mon", "tue", "wed", "thu")
 	shell(t, dir, text)
 	wantUnion(t, filepath.Join(dir, "mon-thu.cbl"), extents, "mon", "thu")
 }
 
 // pageToolsYouHave installs the program from the checkout, as its reader does, and works in a folder with the lists.
 func pageToolsYouHave(t *testing.T, text string) {
-	dir, checkout, rng := t.TempDir(), absolute(t, root), seeded(t)
+	dir, checkout, rng := t.TempDir(), absolute(t, root), seeded.Rand(t)
 	union, single := week(t, rng, dir, "mon", "tue", "wed"), randomList(rng, 512)
 	changes := filepath.Dir(listFile(t, blocklist.JSON, single))
 	bin := programs(t)
@@ -344,7 +345,7 @@ func absolute(t *testing.T, path string) string {
 // pageSlice runs the commands as each of the four workers: the slice that one prints is the slice of that number in the folder,
 // and together they are the list.
 func pageSlice(t *testing.T, text string) {
-	extents := randomList(seeded(t), 4096)
+	extents := randomList(seeded.Rand(t), 4096)
 	var total int64
 	for _, e := range extents {
 		total += e.Length
@@ -373,7 +374,7 @@ func pageSlice(t *testing.T, text string) {
 // backedUp runs a block that backs up to an image and restores from it. The list is stored beside the image, as the page says.
 func backedUp(t *testing.T, text, list, name string) {
 	t.Helper()
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	v, extents := newVolumes(t, rng), randomList(rng, 4096)
 	dir := t.TempDir()
 	for _, file := range []string{list, name + ".cbl"} {

@@ -8,7 +8,6 @@ package tools
 import (
 	"bytes"
 	"crypto/sha256"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -24,23 +23,8 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/internal/sink"
+	"github.com/cbt-populator/cbt-populator/test/seeded"
 )
-
-var seedFlag = flag.Uint64("seed", 0, "seed of the random lists and contents; 0 chooses one")
-
-// seeded returns a random source and prints its seed if the test fails.
-func seeded(t *testing.T) *rand.Rand {
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("repeat with -run '^%s$' -seed %d", t.Name(), seed)
-		}
-	})
-	return rand.New(rand.NewPCG(seed, 0))
-}
 
 // program is the path of kubectl-cbr, built once.
 var program = sync.OnceValues(func() (string, error) {
@@ -251,7 +235,7 @@ func TestCopyTools(t *testing.T) {
 	} {
 		for _, unit := range []int64{512, 4096, 65536} {
 			t.Run(fmt.Sprint(format, "/", unit), func(t *testing.T) {
-				rng := seeded(t)
+				rng := seeded.Rand(t)
 				v := newVolumes(t, rng)
 				extents := randomList(rng, unit)
 				if unit == 65536 && format == "bmap" {
@@ -284,7 +268,7 @@ func compare(t *testing.T, want, got []byte) {
 func TestRefusedMap(t *testing.T) {
 	need(t, "bmap-tools", "bmaptool", "--version")
 	list := filepath.Join(t.TempDir(), "list")
-	cbr(t, "cat", listFile(t, blocklist.JSON, randomList(seeded(t), 4096)), "-o", "bmap", "--out", list)
+	cbr(t, "cat", listFile(t, blocklist.JSON, randomList(seeded.Rand(t), 4096)), "-o", "bmap", "--out", list)
 	text, err := os.ReadFile(list)
 	if err != nil {
 		t.Fatal(err)
@@ -325,7 +309,7 @@ func TestPython(t *testing.T) {
 		cmd.Env = append(os.Environ(), "PYTHONPATH="+dir)
 		return cmd.Output()
 	}
-	rng := seeded(t)
+	rng := seeded.Rand(t)
 	for _, unit := range []int64{1, 512, 4096} {
 		extents := randomList(rng, unit)
 		path := listFile(t, blocklist.Binary, extents)
@@ -356,7 +340,7 @@ func TestTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := listFile(t, blocklist.Binary, randomList(seeded(t), 4096))
+	list := listFile(t, blocklist.Binary, randomList(seeded.Rand(t), 4096))
 	escape := regexp.MustCompile("\x1b\\[[0-9;]*m")
 	for _, noColour := range []string{"", "1"} {
 		cmd := exec.CommandContext(t.Context(), "script", "-qec", "stty cols 50 rows 16; "+path+" map "+list, "/dev/null")
