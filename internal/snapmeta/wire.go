@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/bits"
+	"slices"
 
 	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -118,6 +119,7 @@ func consumeTag(b []byte) (protowire.Number, protowire.Type, int) {
 // parseUsual appends the tuples at the start of b that look as serializers write them, an offset and a length of at most
 // 56 bits each, and returns the rest. It leaves the last one or two of a message, and anything else, to the general code.
 func parseUsual(b []byte, extents []blocklist.Extent) ([]byte, []blocklist.Extent) {
+	before := uint64(0)
 	for len(b) >= usualExtentBytes {
 		t := (*[usualExtentBytes]byte)(b)
 		offset, n := usualVarint(binary.LittleEndian.Uint64(t[3:]))
@@ -126,43 +128,64 @@ func parseUsual(b []byte, extents []blocklist.Extent) ([]byte, []blocklist.Exten
 		if t[0] != extentTag || t[2] != offsetTag || n > 8 || end[0] != lengthTag || m > 7 || int(t[1]) != 2+n+m {
 			break
 		}
-		extents = append(extents, blocklist.Extent{Offset: int64(offset), Length: int64(length)})
-		b, extents = parseLike(b[4+n+m:], extents, length, binary.LittleEndian.Uint64(end), 1+m)
+		if size := 4 + n + m; length == before && size <= likeBytes {
+			b, extents = parseLike(b, extents, int64(length), n, size)
+		} else {
+			b, extents = b[size:], append(extents, blocklist.Extent{Offset: int64(offset), Length: int64(length)})
+		}
+		before = length
 	}
 	return b, extents
 }
 
-// parseLike is parseUsual for tuples whose last endBytes bytes, the field of their length, are those of end. Most lists
-// consist of extents of one length.
-func parseLike(b []byte, extents []blocklist.Extent, length, end uint64, endBytes int) ([]byte, []blocklist.Extent) {
-	shift := 64 - 8*uint(endBytes)
-	end <<= shift
-	at := 0
-	for len(b)-at >= usualExtentBytes {
-		t := (*[usualExtentBytes]byte)(b[at:])
-		const tags = uint32(extentTag) | uint32(offsetTag)<<16
-		if binary.LittleEndian.Uint32(t[:])&0xff_00ff != tags {
-			break
-		}
-		offset, n := usualVarint(binary.LittleEndian.Uint64(t[3:]))
-		if binary.LittleEndian.Uint64(t[3+n:])<<shift != end || int(t[1]) != 1+n+endBytes || n > 8 {
-			break
-		}
-		extents = append(extents, blocklist.Extent{Offset: int64(offset), Length: int64(length)})
-		// This depends on nothing that was decoded, so that the processor can decode several tuples at once.
-		at += 2 + int(t[1])
+// likeBytes is the size of the largest tuple that parseLike takes.
+const likeBytes = 16
+
+// parseLike is parseUsual for tuples that look like the first one of b: their offsets take as many bytes, offsetBytes, and
+// their lengths are equal; size is that of the tuple, at most likeBytes. Most lists consist of long runs of these. No step
+// depends on what the one before it decoded, so that the processor can decode several tuples at once.
+func parseLike(b []byte, extents []blocklist.Extent, length int64, offsetBytes, size int) ([]byte, []blocklist.Extent) {
+	// fixed has a bit for each one that must not differ from the first tuple: all but those of the offset's value.
+	var fixed [likeBytes]byte
+	tuple := fixed[:size]
+	for i := range tuple {
+		tuple[i] = 0xff
 	}
-	return b[at:], extents
+	value := tuple[3:][:offsetBytes]
+	for i := range value {
+		value[i] = 0x80
+	}
+	fixedLow, fixedHigh := binary.LittleEndian.Uint64(fixed[:]), binary.LittleEndian.Uint64(fixed[8:])
+	low, high := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
+	sevens := uint64(0x7f7f_7f7f_7f7f_7f7f) >> (64 - 8*offsetBytes)
+	extents = slices.Grow(extents, len(b)/size)
+	n, at := len(extents), 0
+	out := extents[:cap(extents)]
+	for len(b)-at >= likeBytes && n < len(out) {
+		t := (*[likeBytes]byte)(b[at:])
+		l, h := binary.LittleEndian.Uint64(t[:]), binary.LittleEndian.Uint64(t[8:])
+		if (l^low)&fixedLow|(h^high)&fixedHigh != 0 {
+			break
+		}
+		out[n] = blocklist.Extent{Offset: int64(joinSevens((l>>24 | h<<40) & sevens)), Length: length}
+		n++
+		at += size
+	}
+	return b[at:], extents[:n]
 }
 
 // usualVarint decodes the varint at the start of eight bytes and returns its length, more than 8 if it is longer than they.
-// It joins all groups of seven bits at once: first to fourteens, then to twenty-eights, then to one number.
 func usualVarint(v uint64) (uint64, int) {
 	last := ^v & 0x8080_8080_8080_8080
 	n := bits.TrailingZeros64(last)
-	v &= (last ^ (last - 1)) & 0x7f7f_7f7f_7f7f_7f7f
-	v = v&0x007f_007f_007f_007f | v&0x7f00_7f00_7f00_7f00>>1
-	v = v&0x0000_3fff_0000_3fff | v&0x3fff_0000_3fff_0000>>2
-	v = v&0x0000_0000_0fff_ffff | v&0x0fff_ffff_0000_0000>>4
-	return v, n/8 + 1
+	return joinSevens(v & (last ^ (last - 1)) & 0x7f7f_7f7f_7f7f_7f7f), n/8 + 1
+}
+
+// joinSevens joins eight groups of seven bits, each in the lower end of a byte, to one number, all groups at once: the lower
+// one of each two moves up to the higher one, in bytes, then in groups of two and of four.
+func joinSevens(v uint64) uint64 {
+	v += v & 0x007f_007f_007f_007f
+	v += v & 0x0000_ffff_0000_ffff * 3
+	v += v & 0xffff_ffff * 15
+	return v >> 7
 }
