@@ -41,30 +41,33 @@ func newBinaryEncoder(w io.Writer, h Header, l layout) *binaryEncoder {
 
 // Encode implements Encoder.
 func (e *binaryEncoder) Encode(extents []Extent) error {
-	if e.err != nil {
-		return e.err
-	}
-	for len(extents) > 0 {
-		n := min(len(extents), e.layout.chunkEntries-len(e.pending))
-		changed := e.changed
-		if e.err = e.add(extents[:n]); e.err != nil {
-			return e.err
+	for len(extents) > 0 && e.err == nil {
+		n := 1
+		if len(e.pending) > 0 {
+			n = min(len(extents), e.layout.chunkEntries-len(e.pending))
 		}
-		if len(e.pending) == 0 {
-			e.index.next(point{position: e.offset(), offset: extents[0].Offset, changed: changed})
-		}
-		if n == e.layout.chunkEntries {
-			e.appendChunk(extents[:n])
-		} else if e.pending = append(e.pending, extents[:n]...); len(e.pending) == e.layout.chunkEntries {
-			e.appendChunk(e.pending)
-			e.pending = e.pending[:0]
-		}
-		if e.err = e.flush(); e.err != nil {
-			return e.err
-		}
+		e.err = e.encode(extents[:n])
 		extents = extents[n:]
 	}
-	return nil
+	return e.err
+}
+
+// encode appends extents to the chunk, in which there is room for them. The first one of a chunk comes alone.
+func (e *binaryEncoder) encode(extents []Extent) error {
+	changed := e.changed
+	if err := e.add(extents); err != nil {
+		return err
+	}
+	if len(e.pending) == 0 {
+		// The gap before a chunk is none of its own.
+		e.set = extents[0].Length
+		e.index.next(point{position: e.offset(), offset: extents[0].Offset, changed: changed})
+	}
+	if e.pending = append(e.pending, extents...); len(e.pending) < e.layout.chunkEntries {
+		return nil
+	}
+	e.appendChunk()
+	return e.flush()
 }
 
 // Finish implements Encoder.
@@ -73,8 +76,7 @@ func (e *binaryEncoder) Finish() (Trailer, error) {
 		return Trailer{}, e.err
 	}
 	if len(e.pending) > 0 {
-		e.appendChunk(e.pending)
-		e.pending = e.pending[:0]
+		e.appendChunk()
 	}
 	e.buf = appendEnd(e.buf, e.offset(), &e.sequence, &e.index, e.digest())
 	t, err := e.finish(&e.sequence)
@@ -84,8 +86,12 @@ func (e *binaryEncoder) Finish() (Trailer, error) {
 	return t, err
 }
 
-func (e *binaryEncoder) appendChunk(extents []Extent) {
-	shift := unitShift(extents)
+// appendChunk ends the chunk.
+func (e *binaryEncoder) appendChunk() {
+	extents := e.pending
+	e.pending = e.pending[:0]
+	// The greatest power of two that divides every length in the chunk and every gap inside it.
+	shift := bits.TrailingZeros64(uint64(e.set))
 	if need := chunkHead + len(extents)*2*binary.MaxVarintLen64; len(e.body) < need {
 		e.body = make([]byte, need)
 	}
@@ -100,25 +106,13 @@ func (e *binaryEncoder) appendChunk(extents []Extent) {
 	e.buf = appendRecord(e.buf, chunkField, e.body[start:chunkHead+n])
 }
 
-// unitShift returns the binary logarithm of the greatest power of two that divides every length in a chunk and every
-// gap inside it.
-func unitShift(extents []Extent) int {
-	var all int64
-	end := extents[0].Offset
-	for _, x := range extents {
-		all |= (x.Offset - end) | x.Length
-		end = x.Offset + x.Length
-	}
-	return bits.TrailingZeros64(uint64(all))
-}
-
 // putExtents writes the packed values of a chunk to b and returns their length. b has room for two ten-byte numbers for
 // each extent.
 func putExtents(b []byte, extents []Extent, shift int) int {
 	n := 0
 	end, length := extents[0].Offset, int64(0)
 	for _, x := range extents {
-		v := uint64(x.Offset-end) >> shift << 1
+		v := uint64(x.Offset-end) >> (shift & 63) << 1
 		end = x.Offset + x.Length
 		if x.Length != length {
 			length = x.Length
@@ -137,8 +131,7 @@ func putUvarint(b []byte, v uint64) int {
 		return binary.PutUvarint(b, v)
 	}
 	second := (0x7f - v) >> 63 // 1 if there is a second byte
-	_ = b[1]
-	b[0] = byte(v) | byte(second<<7)
-	b[1] = byte(v >> 7)
+	// The bits from the eighth on move up by one, to the second byte.
+	binary.LittleEndian.PutUint16(b, uint16(v+v&^0x7f|second<<7))
 	return 1 + int(second)
 }

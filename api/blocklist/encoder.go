@@ -42,6 +42,7 @@ type sequence struct {
 	limit   int64 // the volume's capacity
 	empty   bool  // the list may hold no extent
 	count   int64
+	set     int64 // bits that are set in any length and any gap before an extent, as long as nobody resets them
 	changed int64 // sum of lengths; it cannot overflow, because extents do not overlap and end inside the volume
 }
 
@@ -51,18 +52,19 @@ func newSequence(h Header) sequence {
 
 // add accepts extents up to the first one that may not follow, for which it returns the reason.
 func (s *sequence) add(extents []Extent) error {
-	prevEnd, changed := s.prevEnd, s.changed
+	prevEnd, changed, set := s.prevEnd, s.changed, s.set
 	for i, e := range extents {
 		if e.Offset < prevEnd || e.Length <= 0 || e.Offset > s.limit-e.Length {
 			return s.refuse(i, e, prevEnd)
 		}
+		set |= (e.Offset - prevEnd) | e.Length
 		prevEnd = e.Offset + e.Length
 		changed += e.Length
 	}
 	if s.empty && len(extents) > 0 {
 		return fmt.Errorf("%w: a list of type %s holds none", ErrExtent, UnknownLength)
 	}
-	s.prevEnd, s.changed = prevEnd, changed
+	s.prevEnd, s.changed, s.set = prevEnd, changed, set
 	s.count += int64(len(extents))
 	return nil
 }
