@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -32,6 +33,12 @@ const memoryTarget = 28 << 20
 func main() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryTarget)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		// A list goes through a few goroutines that wait for one another. On one processor a handover between them costs
+		// nothing, on several a fifth of the CPU time; and one processor takes a list several times faster than a sidecar
+		// sends it, over any number of streams.
+		runtime.GOMAXPROCS(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()

@@ -18,9 +18,11 @@ type Contestant struct {
 	Run func(ctx context.Context, check bool) (Sample, error)
 }
 
-// peer returns a peer as a contestant.
-func (l *Lab) peer(title, name string, s *Source, to Destination) Contestant {
-	return Contestant{Title: title, Run: func(ctx context.Context, check bool) (Sample, error) { return l.Peer(ctx, s, name, to, check) }}
+// peer returns a peer as a contestant, with env added to its environment.
+func (l *Lab) peer(title, name string, s *Source, to Destination, env ...string) Contestant {
+	return Contestant{Title: title, Run: func(ctx context.Context, check bool) (Sample, error) {
+		return l.Peer(ctx, s, name, to, check, env...)
+	}}
 }
 
 // ours returns the populator as a contestant.

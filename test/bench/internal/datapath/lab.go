@@ -140,8 +140,8 @@ type Sample struct {
 	ServerCPU time.Duration
 }
 
-// Peer runs a peer against s. A check compares what it got with the list; its times are no measurement.
-func (l *Lab) Peer(ctx context.Context, s *Source, name string, to Destination, check bool) (Sample, error) {
+// Peer runs a peer against s, with env added to its environment. A check compares what it got with the list; its times are no measurement.
+func (l *Lab) Peer(ctx context.Context, s *Source, name string, to Destination, check bool, env ...string) (Sample, error) {
 	out := os.DevNull
 	if to == ToFile || check {
 		out = filepath.Join(l.Scratch, "peer-"+name)
@@ -155,6 +155,7 @@ func (l *Lab) Peer(ctx context.Context, s *Source, name string, to Destination, 
 		args = append(args, "--compare="+strconv.FormatInt(s.Extents, 10))
 	}
 	cmd := exec.CommandContext(ctx, l.Bench, args...)
+	cmd.Env = append(os.Environ(), env...)
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
 	usage, served, err := s.during(cmd)

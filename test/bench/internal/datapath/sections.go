@@ -43,6 +43,7 @@ func (l *Lab) Reader(ctx context.Context, plan Plan) (section report.Section, er
 		l.ours("**populator, JSON**", blocklist.JSON, s, ToNowhere),
 		l.peer("generated protobuf `Recv`, extents discarded", "protobuf", s, ToNowhere),
 		l.peer("upstream's iterator, JSON emitter", "iterator-json", s, ToNowhere),
+		l.peer("upstream's iterator, JSON emitter, `GOMAXPROCS=1` as the populator has it", "iterator-json", s, ToNowhere, "GOMAXPROCS=1"),
 		l.peer("upstream's iterator, table emitter (buffered)", "iterator-table", s, ToNowhere),
 		l.peer("iterator and roaring bitmap, 4 KiB blocks", "bitmap-4k", short, ToNowhere),
 		l.peer("iterator and roaring bitmap, 1 MiB blocks", "bitmap-1m", short, ToNowhere),
@@ -53,7 +54,7 @@ func (l *Lab) Reader(ctx context.Context, plan Plan) (section report.Section, er
 		return report.Section{}, err
 	}
 	// Allocations cannot be counted from outside.
-	for i, name := range map[int]string{1: "populator-binary", 2: "populator-json", 8: "populator-binary", 9: "populator-json"} {
+	for i, name := range map[int]string{1: "populator-binary", 2: "populator-json", 9: "populator-binary", 10: "populator-json"} {
 		inside, err := l.Peer(ctx, s, name, ToNowhere, false)
 		if err != nil {
 			return report.Section{}, err
@@ -65,7 +66,7 @@ func (l *Lab) Reader(ctx context.Context, plan Plan) (section report.Section, er
 
 func readerSection(plan Plan, standings []Standing) report.Section {
 	// The last rows are compared with upstream's that writes into a file too.
-	const floor, upstream, files, upstreamFile = 0, 4, 8, 10
+	const floor, upstream, files, upstreamFile = 0, 4, 9, 11
 	s := report.Section{
 		Key: "reader", Title: "One stream",
 		Text: fmt.Sprintf("%s extents of 4 KiB with gaps of 1 to 99 blocks, %d a message, over loopback TLS from a server whose messages are "+
