@@ -18,15 +18,18 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
-// TestCrossNamespace applies the example's manifests: the claim of another namespace is refused until the grant is there, is
+// TestCrossNamespace executes the example's page: the claim of another namespace is refused until the grant is there, is
 // filled then, and keeps its list when the grant is withdrawn, while the next one is refused.
 func TestCrossNamespace(t *testing.T) {
 	t.Parallel()
 	app, backup := newWorld(t), newWorld(t)
 	app.guide("monday", "tuesday")
-	for _, file := range []string{"1-app.yaml", "2-backup.yaml"} {
-		apply(app, backup, file)
+	page := crossNamespacePage(app, backup)
+	ask, consent, found := strings.Cut(page.script, "kubectl apply -f 3-grant.yaml")
+	if !found {
+		t.Fatalf("the page does not apply the grant:\n%s", page.script)
 	}
+	page.run(ask)
 	if got := backup.kubectl("get", "pvc", "changes", "-o", "jsonpath={.spec.dataSourceRef.namespace}"); got != app.ns {
 		t.Fatalf("the claim refers to namespace %q: the API server lacks the feature gate CrossNamespaceVolumeDataSource; "+
 			"start the cluster afresh with make cluster-down cluster-up", got)
@@ -37,7 +40,7 @@ func TestCrossNamespace(t *testing.T) {
 		t.Errorf("a claim without a grant is felt by the ChangedBlockRange: %v %+v, error %v", cbr.Finalizers, cbr.Status, err)
 	}
 
-	apply(app, backup, "3-grant.yaml")
+	page.run("kubectl apply -f 3-grant.yaml" + consent)
 	backup.awaitBound("changes")
 	backup.tools("reader", "changes")
 	got := backup.readList("reader", "changes", blocklist.JSON)
@@ -55,16 +58,40 @@ func TestCrossNamespace(t *testing.T) {
 	backup.wantExtents("the list after the grant is gone", backup.readList("reader", "changes", blocklist.JSON), blocks(2, 4, 9))
 }
 
-// apply applies a manifest of the example with its namespaces replaced by the test's, which exist.
-func apply(app, backup *world, file string) {
+// rewritten is the example's page for the test's namespaces, which exist.
+type rewritten struct {
+	*world
+	dir, script string
+}
+
+// crossNamespacePage copies the example with its namespaces replaced.
+func crossNamespacePage(app, backup *world) rewritten {
 	app.Helper()
-	manifest, err := os.ReadFile(filepath.Join("../../examples/cross-namespace", file))
-	if err != nil {
-		app.Fatal(err)
-	}
+	const example = "../../examples/cross-namespace"
 	own := strings.NewReplacer("namespace: app\n", "namespace: "+app.ns+"\n", "namespace: backup\n", "namespace: "+backup.ns+"\n",
-		"name: app\n", "name: "+app.ns+"\n", "name: backup\n", "name: "+backup.ns+"\n")
-	app.run(strings.NewReader(own.Replace(string(manifest))), "apply", "-f", "-")
+		"name: app\n", "name: "+app.ns+"\n", "name: backup\n", "name: "+backup.ns+"\n",
+		"-n app ", "-n "+app.ns+" ", "-n backup ", "-n "+backup.ns+" ")
+	page := rewritten{world: app, dir: app.TempDir(), script: own.Replace(app.shellOf(filepath.Join(example, "README.md")))}
+	manifests, err := filepath.Glob(filepath.Join(example, "*.yaml"))
+	if err != nil || len(manifests) == 0 {
+		app.Fatalf("%s has no manifests: %v", example, err)
+	}
+	for _, path := range manifests {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			app.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(page.dir, filepath.Base(path)), []byte(own.Replace(string(text))), 0o600); err != nil {
+			app.Fatal(err)
+		}
+	}
+	return page
+}
+
+// run executes commands of the page in the copy of the example's folder.
+func (p rewritten) run(script string) {
+	p.Helper()
+	p.Logf("%s", p.shell("cd "+p.dir+"\n"+script))
 }
 
 // awaitEvent waits until an event with the reason tells about the claim.

@@ -57,7 +57,7 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 		cfg   server.Config
 	}{
 		{"100 ns of CPU per extent", server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, CostPerExtent: 100 * time.Nanosecond}},
-		{"1 ms wait per message", server.Config{Extents: plan.Extents / slower, PerMessage: plan.PerMessage, WaitPerMessage: time.Millisecond}},
+		{"1 ms wait per message", server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, WaitPerMessage: time.Millisecond}},
 	} {
 		standings, err := l.streamsFrom(ctx, plan, slow.cfg)
 		if err != nil {
