@@ -22,7 +22,7 @@ type Plan struct {
 	Log func(string)
 }
 
-// slower is by how much the lists are shorter where a server is made slow, or a peer is.
+// slower is by how much the lists are shorter that the slowest peers read.
 const slower = 5
 
 // Reader measures one stream without any other cost than the reader's own.
