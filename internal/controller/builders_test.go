@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,6 +60,10 @@ func aSnapshot(name string, change ...func(*snapshots.Snapshot)) *snapshots.Snap
 	return s
 }
 
+func aService() *metadatav1.SnapshotMetadataService {
+	return &metadatav1.SnapshotMetadataService{ObjectMeta: metav1.ObjectMeta{Name: "driver"}}
+}
+
 func gone(s *snapshots.Snapshot) { s.Object, s.Content = nil, nil }
 
 // aView returns an observation in which everything is in place.
@@ -81,6 +86,13 @@ func aClaim(name string, change ...func(*corev1.PersistentVolumeClaim)) corev1.P
 
 func isStarted(c *corev1.PersistentVolumeClaim) {
 	c.Finalizers = append(c.Finalizers, v1alpha1.FinalizerClaim)
+}
+
+// refersTo makes the claim one that the reconciler finds by itself.
+func refersTo(cbr string) func(*corev1.PersistentVolumeClaim) {
+	return func(c *corev1.PersistentVolumeClaim) {
+		c.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: ptr(v1alpha1.GroupName), Kind: v1alpha1.Kind, Name: cbr}
+	}
 }
 
 func withoutClass(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = nil }

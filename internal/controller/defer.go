@@ -1,50 +1,110 @@
 package controller
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 )
 
-// statusInterval is the shortest time between two writes of a status of which the second says nothing that anybody waits for.
-// With many claims of one ChangedBlockRange the count and the messages change many times a second.
-const statusInterval = time.Second
+const (
+	// statusInterval is the shortest time between two writes of a status of which the second says nothing that anybody waits for.
+	// With many claims of one ChangedBlockRange the count and the messages change many times a second.
+	statusInterval = time.Second
+	// beginsAfter is how long it is left untold that a population begins, and how far it is: most have ended by then, and what
+	// they end with is written anyway.
+	beginsAfter = 3 * time.Second
+)
 
-// writeLog remembers when each status was last written. It is safe for concurrent use.
+// writeLog remembers the writes to each ChangedBlockRange. It is safe for concurrent use.
 type writeLog struct {
-	mu   sync.Mutex
-	last map[types.NamespacedName]time.Time
+	mu     sync.Mutex
+	ranges map[types.NamespacedName]*rangeWrites
 }
 
-func newWriteLog() *writeLog { return &writeLog{last: map[types.NamespacedName]time.Time{}} }
+type rangeWrites struct {
+	// replaced are the versions that our writes have replaced since the cache last had the newest one.
+	replaced []string
+	// status is when the status was last written.
+	status time.Time
+	// waits is since when a status waits to be written; zero: none does.
+	waits time.Time
+}
 
-func (l *writeLog) wrote(cbr types.NamespacedName, at time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last[cbr] = at
+func newWriteLog() *writeLog { return &writeLog{ranges: map[types.NamespacedName]*rangeWrites{}} }
+
+// of returns what is known about a ChangedBlockRange. The caller holds mu.
+func (l *writeLog) of(cbr types.NamespacedName) *rangeWrites {
+	if l.ranges[cbr] == nil {
+		l.ranges[cbr] = &rangeWrites{}
+	}
+	return l.ranges[cbr]
 }
 
 func (l *writeLog) forget(cbr types.NamespacedName) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.last, cbr)
+	delete(l.ranges, cbr)
 }
 
-// wait returns how long the next write that can wait has to.
-func (l *writeLog) wait(cbr types.NamespacedName, now time.Time) time.Duration {
+// behind reports whether the cache still has a version that we have replaced: every write that follows from it would be refused.
+// The version that replaced it wakes us.
+func (l *writeLog) behind(cbr *v1alpha1.ChangedBlockRange) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	last, ok := l.last[cbr]
-	if !ok {
+	w := l.of(client.ObjectKeyFromObject(cbr))
+	if slices.Contains(w.replaced, cbr.ResourceVersion) {
+		return true
+	}
+	w.replaced = nil
+	return false
+}
+
+// wrote takes note that a write made after of before. One that changed nothing made no new version, and none would wake us.
+func (l *writeLog) wrote(before, after *v1alpha1.ChangedBlockRange) {
+	if before.ResourceVersion == after.ResourceVersion {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.of(client.ObjectKeyFromObject(after))
+	w.replaced = append(w.replaced, before.ResourceVersion)
+}
+
+// told takes note that the status in the API is the one that was computed, which was written just now or was there before.
+func (l *writeLog) told(cbr types.NamespacedName, written bool, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.of(cbr)
+	w.waits = time.Time{}
+	if written {
+		w.status = now
+	}
+}
+
+// wait returns how long a status that can wait has to; begins is what onlyBegins reports about it.
+func (l *writeLog) wait(cbr types.NamespacedName, begins bool, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.of(cbr)
+	if w.waits.IsZero() {
+		w.waits = now
+	}
+	since, atMost := w.status, statusInterval
+	if begins {
+		since, atMost = w.waits, beginsAfter
+	}
+	if since.IsZero() {
 		return 0
 	}
 	// A clock that was set back must not keep a status from being written.
-	return min(max(statusInterval-now.Sub(last), 0), statusInterval)
+	return min(max(atMost-now.Sub(since), 0), atMost)
 }
 
 // canWait reports whether a change of the status may be written a moment later: the messages, the count of claims, the progress,
@@ -52,6 +112,16 @@ func (l *writeLog) wait(cbr types.NamespacedName, now time.Time) time.Duration {
 // status is the only memory of a pod once that is recorded.
 func canWait(before, after *v1alpha1.ChangedBlockRangeStatus) bool {
 	return equality.Semantic.DeepEqual(withoutDetails(before), withoutDetails(after))
+}
+
+// onlyBegins reports whether a change that can wait is one that the end of a population takes back: that there is a claim, how far
+// the cluster is with it, and the first progress.
+func onlyBegins(before, after *v1alpha1.ChangedBlockRangeStatus) bool {
+	if before.Progress == nil && after.Progress != nil {
+		return true
+	}
+	ready := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
+	return begins(ready.Reason) && (before.State != after.State || before.Message != after.Message)
 }
 
 func withoutDetails(status *v1alpha1.ChangedBlockRangeStatus) *v1alpha1.ChangedBlockRangeStatus {

@@ -43,6 +43,10 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read ChangedBlockRange %s: %w", req, err)
 	}
+	if r.writes.behind(&cbr) {
+		log.FromContext(ctx).V(1).Info("waiting for the version that was written last")
+		return ctrl.Result{}, nil
+	}
 	wait, err := r.sync(ctx, &cbr)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// The cache was behind. The update or deletion that it lacks wakes us when it arrives.
@@ -87,15 +91,18 @@ func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) 
 func (r *reconciler) ensureStatusInTime(ctx context.Context, cbr *v1alpha1.ChangedBlockRange, after *v1alpha1.ChangedBlockRangeStatus, urgent bool) (time.Duration, error) {
 	before, key := cbr.Status.DeepCopy(), client.ObjectKeyFromObject(cbr)
 	if equality.Semantic.DeepEqual(before, after) {
+		r.writes.told(key, false, r.config.Now())
 		return 0, nil
 	}
-	if wait := r.writes.wait(key, r.config.Now()); wait > 0 && !urgent && canWait(before, after) {
-		return wait, nil
+	if !urgent && canWait(before, after) {
+		if wait := r.writes.wait(key, cbr.DeletionTimestamp.IsZero() && onlyBegins(before, after), r.config.Now()); wait > 0 {
+			return wait, nil
+		}
 	}
 	if err := r.ensureStatus(ctx, cbr, *after); err != nil {
 		return 0, err
 	}
-	r.writes.wrote(key, r.config.Now())
+	r.writes.told(key, true, r.config.Now())
 	r.announce.aboutRange(transitions(cbr, before, after))
 	return 0, nil
 }
@@ -122,6 +129,7 @@ func (r *reconciler) patchFinalizer(ctx context.Context, cbr *v1alpha1.ChangedBl
 	if err := r.client.Patch(ctx, cbr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
 		return fmt.Errorf("change finalizer of ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
 	}
+	r.writes.wrote(base, cbr)
 	return nil
 }
 
@@ -133,6 +141,7 @@ func (r *reconciler) ensureStatus(ctx context.Context, cbr *v1alpha1.ChangedBloc
 	if err := r.client.Status().Patch(ctx, cbr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
 		return fmt.Errorf("write status of ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
 	}
+	r.writes.wrote(base, cbr)
 	return nil
 }
 
