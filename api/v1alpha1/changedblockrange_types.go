@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // ListFormat is the encoding of the written list.
@@ -193,6 +194,11 @@ type ChangedBlockRangeStatus struct {
 	// +optional
 	Progress *PopulationProgress `json:"progress,omitempty"`
 
+	// recordedPod is a populator pod whose result is in this status. The pod was kept until then, and may be gone by now. Other pods
+	// have an annotation for it.
+	// +optional
+	RecordedPod *RecordedPod `json:"recordedPod,omitempty"`
+
 	// populatedClaims is the number of bound claims that refer to this ChangedBlockRange. Those of other namespaces count
 	// while a ReferenceGrant permits them to.
 	// +optional
@@ -220,6 +226,15 @@ type PopulationProgress struct {
 
 	// done is percent for people, such as "42%".
 	Done string `json:"done"`
+}
+
+// RecordedPod is a pod of the populator namespace.
+type RecordedPod struct {
+	// name of the pod.
+	Name string `json:"name"`
+
+	// uid of the pod: another one of that name has another result.
+	UID types.UID `json:"uid"`
 }
 
 // ChangedBlockRange asks for the list of the blocks that changed between two snapshots of a volume, or of the blocks that

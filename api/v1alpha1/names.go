@@ -26,8 +26,8 @@ const (
 	AnnotationDriver = GroupName + "/driver"
 
 	// AnnotationResultRecorded, with the value "true", is set by the reconciler on a finished pod once the pod's result is
-	// in the ChangedBlockRange's status. Until then the pod must neither be deleted nor replaced, nor its claim completed,
-	// because the pod is the only place where the result is.
+	// in the ChangedBlockRange's status, unless the status itself says so of this pod (recordedPod). Until one of them does, the
+	// pod must neither be deleted nor replaced, nor its claim completed, because the pod is the only place where the result is.
 	AnnotationResultRecorded = GroupName + "/result-recorded"
 
 	// AnnotationFailure, on a prime claim, is how the last attempt to fill it failed (internal/outcome: Failure), once the

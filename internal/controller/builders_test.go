@@ -107,7 +107,7 @@ func isDeleting(object metav1.Object) { object.SetDeletionTimestamp(&metav1.Time
 func aPod(claim string, change ...func(*corev1.Pod)) corev1.Pod {
 	pod := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: "cbt-populator", Name: "populate-" + claim, CreationTimestamp: metav1.NewTime(noon),
+			Namespace: "cbt-populator", Name: "populate-" + claim, UID: types.UID("pod-" + claim), CreationTimestamp: metav1.NewTime(noon),
 			Labels: map[string]string{
 				v1alpha1.LabelClaimUID: "uid-" + claim, v1alpha1.LabelChangedBlockRangeUID: "cbr-uid",
 				v1alpha1.LabelComponent: v1alpha1.ComponentPopulator,
@@ -129,6 +129,8 @@ func createdAt(at time.Time) func(*corev1.Pod) {
 }
 
 func isRecorded(p *corev1.Pod) { p.Annotations[v1alpha1.AnnotationResultRecorded] = "true" }
+
+func isMarked(p *corev1.Pod) bool { return p.Annotations[v1alpha1.AnnotationResultRecorded] == "true" }
 
 // died ends the pod without a result.
 func died(state corev1.ContainerStateTerminated) func(*corev1.Pod) {

@@ -1,149 +1,12 @@
 package controller
 
 import (
-	"context"
-	"slices"
 	"testing"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
-
-// desk is a reconciler over a fake client, with a clock that is set by hand.
-type desk struct {
-	*testing.T
-	client.Client
-	*reconciler
-	events *tape
-	now    time.Time
-	// writes are the requests since the last look, as "resource" or "resource/subresource".
-	writes []string
-	// refuse makes the next writes fail; cached is what the reconciler sees in place of the newest ChangedBlockRange.
-	refuse error
-	cached *v1alpha1.ChangedBlockRange
-}
-
-// newDesk has a ChangedBlockRange that can be resolved, and more objects.
-func newDesk(t *testing.T, more ...client.Object) *desk {
-	t.Helper()
-	d := &desk{T: t, now: noon, events: &tape{}}
-	objects := []client.Object{aRange()}
-	for _, name := range []string{"from", "to"} {
-		s := aSnapshot(name)
-		objects = append(objects, s.Object, s.Content)
-	}
-	objects = append(objects, aService())
-	write := func(what string, do func() error) error {
-		d.writes = append(d.writes, what)
-		if d.refuse != nil {
-			return d.refuse
-		}
-		return do()
-	}
-	builder := indexedClient{fake.NewClientBuilder().WithScheme(testScheme()).WithObjects(append(objects, more...)...).
-		WithStatusSubresource(&v1alpha1.ChangedBlockRange{}).
-		WithInterceptorFuncs(interceptor.Funcs{
-			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
-				if cbr, ok := o.(*v1alpha1.ChangedBlockRange); ok && d.cached != nil {
-					d.cached.DeepCopyInto(cbr)
-					return nil
-				}
-				return c.Get(ctx, key, o, opts...)
-			},
-			Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
-				return write(kindOf(o), func() error { return c.Patch(ctx, o, p, opts...) })
-			},
-			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
-				return write(kindOf(o)+"/"+sub, func() error { return c.SubResource(sub).Patch(ctx, o, p, opts...) })
-			}})}
-	if err := addIndexes(t.Context(), builder); err != nil {
-		t.Fatal(err)
-	}
-	d.Client = builder.Build()
-	d.reconciler = newReconciler(d.Client, d.events, Config{PopulatorNamespace: populatorNamespace, Now: func() time.Time { return d.now }})
-	return d
-}
-
-func kindOf(o client.Object) string {
-	switch o.(type) {
-	case *v1alpha1.ChangedBlockRange:
-		return "range"
-	case *corev1.Pod:
-		return "pod"
-	}
-	return "other"
-}
-
-// look reconciles once and returns the writes and how long the next one waits.
-func (d *desk) look() (writes []string, wait time.Duration) {
-	d.Helper()
-	d.writes = nil
-	result, err := d.Reconcile(d.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: "app", Name: "cbr"}})
-	if err != nil {
-		d.Fatal(err)
-	}
-	return d.writes, result.RequeueAfter
-}
-
-// wrote looks and compares the writes.
-func (d *desk) wrote(when string, want ...string) (wait time.Duration) {
-	d.Helper()
-	got, wait := d.look()
-	if !slices.Equal(got, want) {
-		d.Errorf("%s: writes %v, want %v", when, got, want)
-	}
-	return wait
-}
-
-func (d *desk) cbr() *v1alpha1.ChangedBlockRange {
-	d.Helper()
-	var cbr v1alpha1.ChangedBlockRange
-	if err := d.Get(d.Context(), client.ObjectKey{Namespace: "app", Name: "cbr"}, &cbr); err != nil {
-		d.Fatal(err)
-	}
-	return &cbr
-}
-
-func (d *desk) create(o client.Object) {
-	d.Helper()
-	if err := d.Create(d.Context(), o); err != nil {
-		d.Fatal(err)
-	}
-}
-
-func (d *desk) update(o client.Object, change func()) {
-	d.Helper()
-	if err := d.Get(d.Context(), client.ObjectKeyFromObject(o), o); err != nil {
-		d.Fatal(err)
-	}
-	change()
-	if err := d.Update(d.Context(), o); err != nil {
-		d.Fatal(err)
-	}
-}
-
-// end plays the kubelet.
-func (d *desk) end(pod *corev1.Pod, result outcome.Result) {
-	d.Helper()
-	ended(d.T, late, result)(pod)
-	if err := d.Status().Update(d.Context(), pod); err != nil {
-		d.Fatal(err)
-	}
-}
-
-func (d *desk) remove(o client.Object) {
-	d.Helper()
-	if err := d.Delete(d.Context(), o); err != nil {
-		d.Fatal(err)
-	}
-}
 
 // TestWritesOfAPopulation follows a claim from its creation to its end, which takes two seconds or four.
 func TestWritesOfAPopulation(t *testing.T) {
@@ -176,7 +39,7 @@ func TestWritesOfAPopulation(t *testing.T) {
 				t.Errorf("after %v the state is %s", test.takes, d.cbr().Status.State)
 			}
 			d.end(&pod, threeBlocks())
-			d.look()
+			d.wrote("it has ended", "range/status")
 			if d.cbr().Status.State != v1alpha1.StateReady {
 				t.Errorf("the result had to wait: %+v", d.cbr().Status)
 			}
@@ -187,11 +50,11 @@ func TestWritesOfAPopulation(t *testing.T) {
 // TestDetailsAreWrittenInTime changes the count of claims many times a second.
 func TestDetailsAreWrittenInTime(t *testing.T) {
 	d := newDesk(t)
-	d.look()
+	d.wrote("at first", "range/status")
 	pod := aPod("a", ended(t, late, threeBlocks()))
 	d.create(&pod)
-	d.look()
-	d.look() // takes the finalizer off
+	d.wrote("there is a list", "range", "range/status")
+	d.wrote("and nothing more to do", "range")
 	for i, name := range []string{"a", "b", "c"} {
 		claim := aClaim(name, refersTo("cbr"), isBound)
 		d.create(&claim)
@@ -211,7 +74,7 @@ func TestDetailsAreWrittenInTime(t *testing.T) {
 func TestDeletionIsExplainedInTime(t *testing.T) {
 	claim, pod := aClaim("a", refersTo("cbr"), isStarted), aPod("a")
 	d := newDesk(t, &claim, &pod)
-	d.look()
+	d.wrote("at first", "range", "range/status")
 	d.remove(d.cbr())
 	d.now = d.now.Add(statusInterval)
 	d.wrote("it is being deleted", "range/status")
@@ -221,11 +84,11 @@ func TestDeletionIsExplainedInTime(t *testing.T) {
 func TestCacheThatLagsBehind(t *testing.T) {
 	claim := aClaim("a", refersTo("cbr"))
 	d := newDesk(t, &claim)
-	old := d.cbr()
+	d.remember()
 	d.wrote("a claim waits", "range", "range/status")
-	d.cached = old
+	d.lags = true
 	d.wrote("the cache has the first version")
-	d.cached = nil
+	d.lags = false
 	pod := aPod("a", ended(t, late, outcome.Result{Reason: outcome.VolumeFull, Message: "m"}))
 	d.create(&pod)
 	d.wrote("the cache has the newest version", "range/status", "pod")

@@ -71,7 +71,7 @@ func TestEventsTellTransitionsOnce(t *testing.T) {
 	}
 	for _, step := range steps {
 		step.change()
-		found, tries := resolve(seen), attempts(seen.pods)
+		found, tries := resolve(seen), attempts(seen.pods, seen.cbr.Status.RecordedPod)
 		before := seen.cbr.Status
 		seen.cbr.Status = recompute(seen, noon)
 		for range 2 { // a second look says nothing new

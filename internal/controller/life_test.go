@@ -247,14 +247,16 @@ func TestPopulationFromBeginningToEnd(t *testing.T) {
 	first := c.createPod(claim, cbr)
 	c.endPod(first, outcome.Result{Reason: outcome.StreamFailed, Message: "cut"})
 	c.reaches(cbr, v1alpha1.StatePopulating, v1alpha1.ReasonStreamFailed)
-	becomes(c, "the failure is recorded", first, func(p *corev1.Pod) bool { return p.Annotations[v1alpha1.AnnotationResultRecorded] == "true" })
+	becomes(c, "the failure is recorded", first, isMarked)
 	if err := c.Delete(t.Context(), first, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
 	second := c.createPod(claim, cbr)
 	c.endPod(second, threeBlocks())
 	c.reaches(cbr, v1alpha1.StateReady, v1alpha1.ReasonPopulated)
-	becomes(c, "the result is recorded", second, func(p *corev1.Pod) bool { return p.Annotations[v1alpha1.AnnotationResultRecorded] == "true" })
+	if !isPod(cbr.Status.RecordedPod, second) {
+		t.Errorf("the result is not recorded: %+v", cbr.Status)
+	}
 
 	c.bindClaim(claim)
 	becomes(c, "the claim is counted", cbr, func(o *v1alpha1.ChangedBlockRange) bool { return o.Status.PopulatedClaims == 1 })

@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -11,10 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
@@ -94,55 +90,45 @@ cbt_populator_stream_resumes_total{driver="unknown"} 0
 	}
 }
 
-// TestCountedOnce looks twice at a pod that ended, the second time with a cache that has not heard of the annotation yet,
-// after a first attempt that could not write it.
+// TestCountedOnce looks twice at a pod that ended, the second time with a cache that has not heard of the first write yet,
+// after a first attempt that could not write. A list is recorded in the status, a failure on the pod.
 func TestCountedOnce(t *testing.T) {
-	claim, pod := aClaim("a", isStarted), aPod("a", ofDriver("a"), ended(t, late, threeBlocks()))
-	claim.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: ptr(v1alpha1.GroupName), Kind: v1alpha1.Kind, Name: "cbr"}
-	var refuse error
-	var stale *corev1.Pod
-	builder := indexedClient{fake.NewClientBuilder().WithScheme(testScheme()).
-		WithObjects(aRange(), &claim, &pod).WithStatusSubresource(&v1alpha1.ChangedBlockRange{}).
-		WithInterceptorFuncs(interceptor.Funcs{
-			Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
-				if _, isPod := o.(*corev1.Pod); isPod && refuse != nil {
-					return refuse
+	for name, test := range map[string]struct {
+		result outcome.Result
+		labels []string
+		writes []string
+	}{
+		"a list":    {threeBlocks(), []string{"a", "success", "Populated", "Delta"}, []string{"range", "range/status"}},
+		"a failure": {outcome.Result{Reason: outcome.VolumeFull, Message: "m"}, []string{"a", "terminal", "VolumeFull", "Delta"}, []string{"range", "range/status", "pod"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim, pod := aClaim("a", isStarted, refersTo("cbr")), aPod("a", ofDriver("a"), ended(t, late, test.result))
+			d := newDesk(t, &claim, &pod)
+			counted := func() float64 { return testutil.ToFloat64(d.metrics.populations.WithLabelValues(test.labels...)) }
+			for _, what := range test.writes {
+				d.refuse = what
+				if err := d.reconcile(); !errors.Is(err, errRefused) || counted() != 0 {
+					t.Errorf("%s refused: %v, counted %v times", what, err, counted())
 				}
-				return c.Patch(ctx, o, p, opts...)
-			},
-			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
-				pods, isPods := list.(*corev1.PodList)
-				if err := c.List(ctx, list, opts...); err != nil || !isPods || stale == nil {
-					return err
+			}
+			d.refuse = ""
+			d.remember()
+			if err := d.reconcile(); err != nil || counted() != 1 {
+				t.Errorf("%v, counted %v times", err, counted())
+			}
+			d.lags = true
+			for range 2 {
+				if err := d.reconcile(); err != nil || counted() != 1 {
+					t.Errorf("with an old cache: %v, counted %v times", err, counted())
 				}
-				pods.Items = []corev1.Pod{*stale.DeepCopy()}
-				return nil
-			}})}
-	if err := addIndexes(t.Context(), builder); err != nil {
-		t.Fatal(err)
-	}
-	c := builder.Build()
-	r := newReconciler(c, &tape{}, Config{PopulatorNamespace: populatorNamespace, Now: func() time.Time { return noon }})
-	counted := func() float64 {
-		return testutil.ToFloat64(r.metrics.populations.WithLabelValues("a", "success", "Populated", "Delta"))
-	}
-	look := func() error {
-		_, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: "app", Name: "cbr"}})
-		return err
-	}
-	refuse = errors.New("boom")
-	if err := look(); !errors.Is(err, refuse) || counted() != 0 {
-		t.Errorf("not annotated: %v, counted %v times", err, counted())
-	}
-	refuse = nil
-	var before corev1.Pod
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(&pod), &before); err != nil {
-		t.Fatal(err)
-	}
-	for _, cached := range []*corev1.Pod{nil, &before, nil} {
-		if stale = cached; look() != nil || counted() != 1 {
-			t.Errorf("counted %v times", counted())
-		}
+				// What the next one knows is not from memory.
+				d.writes = newWriteLog()
+			}
+			d.lags = false
+			if err := d.reconcile(); err != nil || counted() != 1 {
+				t.Errorf("at last: %v, counted %v times", err, counted())
+			}
+		})
 	}
 }
 

@@ -36,11 +36,14 @@ func (a *attempt) succeeded() bool { return a.finished && a.result.Reason == out
 // terminal reports whether another attempt would end the same way.
 func (a *attempt) terminal() bool { return a.finished && a.result.Reason.Class() == outcome.Terminal }
 
-// attempts reads the pods, those that ended first coming first and those that have not ended last.
-func attempts(pods []corev1.Pod) []attempt {
+// attempts reads the pods, those that ended first coming first and those that have not ended last. inStatus is the pod whose
+// result the status says it has; nil if it says so of none.
+func attempts(pods []corev1.Pod, inStatus *v1alpha1.RecordedPod) []attempt {
 	all := make([]attempt, 0, len(pods))
 	for i := range pods {
-		all = append(all, readAttempt(&pods[i]))
+		a := readAttempt(&pods[i])
+		a.recorded = a.recorded || (a.finished && isPod(inStatus, a.pod))
+		all = append(all, a)
 	}
 	slices.SortFunc(all, func(a, b attempt) int {
 		if a.finished != b.finished {
@@ -68,6 +71,10 @@ func wrote(pod *corev1.Pod) bool {
 	}
 	result, err := outcome.Parse(terminated.Message)
 	return err == nil && result.Reason == outcome.Populated
+}
+
+func isPod(named *v1alpha1.RecordedPod, pod *corev1.Pod) bool {
+	return named != nil && named.UID == pod.UID
 }
 
 func readAttempt(pod *corev1.Pod) attempt {

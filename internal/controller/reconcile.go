@@ -64,7 +64,7 @@ func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) 
 	if err != nil {
 		return 0, err
 	}
-	found, tries := resolve(seen), attempts(seen.pods)
+	found, tries := resolve(seen), attempts(seen.pods, cbr.Status.RecordedPod)
 	hold := mustHold(seen, found, tries)
 	if hold {
 		if err := r.ensureHeld(ctx, cbr); err != nil {
@@ -72,6 +72,7 @@ func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) 
 		}
 	}
 	after := computeStatus(seen, found, tries, r.config.Now())
+	after.RecordedPod = recordedPod(&cbr.Status, &after, tries)
 	failed := slices.ContainsFunc(tries, func(a attempt) bool { return a.finished && !a.recorded && !a.succeeded() })
 	wait, err := r.ensureStatusInTime(ctx, cbr, &after, failed)
 	if err != nil {
@@ -147,11 +148,16 @@ func (r *reconciler) ensureStatus(ctx context.Context, cbr *v1alpha1.ChangedBloc
 
 // ensureRecorded tells the machinery that the results of finished pods are in the status, and counts them. It insists on the
 // version that it read: so nothing is counted twice, and no other pod of the same name is taken for this one. A pod that went
-// before it could be annotated is not counted.
+// before it could be annotated is not counted. Of one pod the status has said so already, by a write that insisted on its
+// version too.
 func (r *reconciler) ensureRecorded(ctx context.Context, tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) error {
 	for i := range tries {
 		a := &tries[i]
 		if !a.finished || a.recorded {
+			continue
+		}
+		if isPod(status.RecordedPod, a.pod) {
+			r.count(a, status)
 			continue
 		}
 		pod := a.pod.DeepCopy()
@@ -162,11 +168,16 @@ func (r *reconciler) ensureRecorded(ctx context.Context, tries []attempt, status
 		err := r.client.Patch(ctx, pod, client.MergeFromWithOptions(a.pod, client.MergeFromWithOptimisticLock{}))
 		switch {
 		case err == nil:
-			r.metrics.count(a, status)
-			r.config.Tracer.Record(claimUIDOf(a.pod), spans(a)...)
+			r.count(a, status)
 		case !apierrors.IsNotFound(err):
 			return fmt.Errorf("annotate populator pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
 	}
 	return nil
+}
+
+// count tells about an attempt that has ended to those who want the figures of all.
+func (r *reconciler) count(a *attempt, status *v1alpha1.ChangedBlockRangeStatus) {
+	r.metrics.count(a, status)
+	r.config.Tracer.Record(claimUIDOf(a.pod), spans(a)...)
 }

@@ -3,10 +3,10 @@ package controller
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
 // TestStatusComesFirst fails the status write and looks at what must not have happened then.
@@ -27,8 +28,8 @@ func TestStatusComesFirst(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			refuse := test.refuse
-			claim, pod := aClaim("a", isStarted), aPod("a", ended(t, late, threeBlocks()))
-			claim.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: ptr(v1alpha1.GroupName), Kind: v1alpha1.Kind, Name: "cbr"}
+			claim, pod := aClaim("a", isStarted), aPod("a", ended(t, late, outcome.Result{Reason: outcome.VolumeFull, Message: "m"}))
+			refersTo("cbr")(&claim)
 			builder := indexedClient{fake.NewClientBuilder().WithScheme(testScheme()).
 				WithObjects(aRange(), &claim, &pod).WithStatusSubresource(&v1alpha1.ChangedBlockRange{}).
 				WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
@@ -56,12 +57,12 @@ func TestStatusComesFirst(t *testing.T) {
 			if len(events.events) != 0 {
 				t.Errorf("events before the status: %v", events.events)
 			}
-			if pod.Annotations[v1alpha1.AnnotationResultRecorded] != "" {
-				t.Error("the pod is released before its result is in the status")
-			}
 			var cbr v1alpha1.ChangedBlockRange
 			if err := c.Get(t.Context(), client.ObjectKey{Namespace: "app", Name: "cbr"}, &cbr); err != nil {
 				t.Fatal(err)
+			}
+			if isMarked(&pod) || cbr.Status.RecordedPod != nil {
+				t.Error("the pod is released before its result is in the status")
 			}
 			if !isHeld(&cbr) {
 				t.Error("the finalizer must be on before the status says anything")
@@ -71,9 +72,79 @@ func TestStatusComesFirst(t *testing.T) {
 			if err := look(); err != nil {
 				t.Fatal(err)
 			}
-			if len(events.events) == 0 || pod.Annotations[v1alpha1.AnnotationResultRecorded] != "true" {
+			if len(events.events) == 0 || !isMarked(&pod) {
 				t.Errorf("after the status: events %v, annotations %v", events.events, pod.Annotations)
 			}
 		})
+	}
+}
+
+// TestResultsSurviveTheController has another reconciler take over between any two writes.
+func TestResultsSurviveTheController(t *testing.T) {
+	first, second := aClaim("a", isStarted, refersTo("cbr")), aClaim("b", isStarted, refersTo("cbr"))
+	d := newDesk(t, &first, &second)
+	d.wrote("claims wait", "range", "range/status")
+	one, two := aPod("a"), aPod("b")
+	d.create(&one)
+	d.create(&two)
+	listed := func() (n int64) {
+		if count := d.cbr().Status.EntryCount; count != nil {
+			n = *count
+		}
+		return n
+	}
+	more := threeBlocks()
+	more.EntryCount = 4
+
+	d.end(&one, threeBlocks())
+	d.refuse = "range/status"
+	if err := d.reconcile(); !errors.Is(err, errRefused) || d.cbr().Status.RecordedPod != nil {
+		t.Errorf("before the status: %v, %+v", err, d.cbr().Status)
+	}
+	d.refuse = ""
+	d.restart()
+	d.wrote("the first list", "range/status")
+	if !isPod(d.cbr().Status.RecordedPod, &one) || listed() != 3 {
+		t.Errorf("the first list is not recorded: %+v", d.cbr().Status)
+	}
+	d.restart()
+	d.wrote("after the status")
+
+	// The first pod is still there, so the status has to say that its result is recorded.
+	d.end(&two, more)
+	d.refuse = "pod"
+	if err := d.reconcile(); !errors.Is(err, errRefused) || listed() != 4 || !isPod(d.cbr().Status.RecordedPod, &one) {
+		t.Errorf("before the annotation: %v, %+v", err, d.cbr().Status)
+	}
+	d.refuse = ""
+	d.restart()
+	d.wrote("the second list", "pod")
+	d.restart()
+	d.wrote("after the annotation")
+
+	d.remove(&one)
+	d.wrote("the first pod is gone")
+	three := aPod("c", ended(t, late, threeBlocks()))
+	d.create(&three)
+	d.wrote("the third list", "range/status")
+	if !isPod(d.cbr().Status.RecordedPod, &three) || listed() != 3 {
+		t.Errorf("the third list is not recorded: %+v", d.cbr().Status)
+	}
+	d.remove(&three)
+	four := aPod("d", ended(t, late, threeBlocks()))
+	d.create(&four)
+	d.wrote("the same list once more", "pod")
+}
+
+// TestFallbackIsToldHoweverOftenTheControllerDies: the event on the claim comes after the status, the mark on the pod after that.
+func TestFallbackIsToldHoweverOftenTheControllerDies(t *testing.T) {
+	claim, pod := aClaim("a", isStarted, refersTo("cbr")), aPod("a", ended(t, late, outcome.Result{Reason: outcome.Populated, Mode: "Allocated"}))
+	d := newDesk(t, &claim, &pod)
+	d.refuse = "pod"
+	for range 2 {
+		d.restart()
+		if err := d.reconcile(); !errors.Is(err, errRefused) || !slices.Contains(d.events.take(), "Warning UsedAllocated a") {
+			t.Errorf("%v, and the claim was not told", err)
+		}
 	}
 }

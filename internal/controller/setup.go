@@ -7,8 +7,8 @@
 //   - For the machinery it writes the condition SnapshotsResolved with driver, handles and restore sizes. While a claim
 //     waits, the finalizer is on the object before that condition becomes True (see ChangedBlockRange.MayPopulate).
 //   - From the machinery it reads populator pods: their labels and annotations (api/v1alpha1/names.go), phase and
-//     termination message (internal/outcome). A finished pod whose result is in the status gets the annotation
-//     result-recorded; the machinery keeps the pod until then.
+//     termination message (internal/outcome). Of a finished pod whose result is in the status, the status says so
+//     (recordedPod) or the pod's annotation result-recorded; the machinery keeps the pod until then.
 //
 // The status is a pure function of what the cache holds (observe.go gathers it, resolve.go, pods.go and status.go compute,
 // none of them with a client), so it does not matter which event woke the reconciler, or how many were missed. The API server

@@ -3,8 +3,10 @@ package controller
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -93,6 +95,19 @@ func writeFigures(status *v1alpha1.ChangedBlockRangeStatus, result outcome.Resul
 	status.VolumeCapacityBytes, status.BlockSize = &result.VolumeCapacityBytes, &result.BlockSize
 	status.EntryCount, status.ChangedBytes, status.NumBytesWritten = &result.EntryCount, &result.ChangedBytes, &result.NumBytesWritten
 	status.Changed, status.ListSize, status.ListDigest = human.Bytes(result.ChangedBytes), human.Bytes(result.NumBytesWritten), result.ListDigest
+}
+
+// recordedPod returns the pod that the status is to name as one whose result it has: the last one that wrote a list, if the status is
+// written anyway, which saves that pod an annotation. There is room for one, which stays as long as the pod that is named is
+// there. A list that is not what was asked for is left to the annotation, which follows the event on the claim: so that event is
+// sent however often the controller dies.
+func recordedPod(before, after *v1alpha1.ChangedBlockRangeStatus, tries []attempt) *v1alpha1.RecordedPod {
+	named := func(a attempt) bool { return isPod(before.RecordedPod, a.pod) }
+	listed := lastUnrecordedSuccess(tries)
+	if listed == nil || fellBack(listed.result, after) || slices.ContainsFunc(tries, named) || equality.Semantic.DeepEqual(before, after) {
+		return before.RecordedPod
+	}
+	return &v1alpha1.RecordedPod{Name: listed.pod.Name, UID: listed.pod.UID}
 }
 
 // lastAttempt returns the attempt that ended last, nil if none did. A success that was recorded is left out: it is in the

@@ -18,7 +18,7 @@ import (
 
 // recompute returns the status that follows when seen is looked at with the status that cbr has.
 func recompute(seen *observation, now time.Time) v1alpha1.ChangedBlockRangeStatus {
-	return computeStatus(seen, resolve(seen), attempts(seen.pods), now)
+	return computeStatus(seen, resolve(seen), attempts(seen.pods, seen.cbr.Status.RecordedPod), now)
 }
 
 func TestStatusOfAPopulatedRange(t *testing.T) {
@@ -282,7 +282,7 @@ func TestMustHold(t *testing.T) {
 					isDeleting(seen.cbr)
 					want = test.deleting
 				}
-				if got := mustHold(seen, resolve(seen), attempts(seen.pods)); got != want {
+				if got := mustHold(seen, resolve(seen), attempts(seen.pods, seen.cbr.Status.RecordedPod)); got != want {
 					t.Errorf("deleting %t: got %t, want %t", deleting, got, want)
 				}
 			}

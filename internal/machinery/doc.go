@@ -11,7 +11,7 @@
 //     own cleanup whenever the data source, the storage class or the selected node is missing.
 //
 // The package knows the reconciler of ChangedBlockRanges through API objects alone: it reads the ChangedBlockRange's
-// status and finalizer, and it hands a finished pod over by waiting for the annotation that says its result is recorded.
+// status and finalizer, and it hands a finished pod over by waiting until the status or the pod says that its result is recorded.
 package machinery
 
 // What the library and this package need, and nothing else. The library reads claims, StorageClasses and ChangedBlockRanges

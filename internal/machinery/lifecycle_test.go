@@ -125,7 +125,7 @@ func TestTerminalFailureIsNotRetried(t *testing.T) {
 	var failed *corev1.Pod
 	w.eventually("the failure is recorded", func() bool {
 		failed = w.pod(claim)
-		return failed != nil && recorded(failed)
+		return failed != nil && annotated(failed)
 	})
 	w.touch(claim)
 	w.waitGated("barrier")
@@ -213,7 +213,10 @@ func TestRestarts(t *testing.T) {
 	w.stop()
 	w.record.Store(true)
 	w.look()
-	w.eventually("the result is recorded", func() bool { return w.get(pod) && recorded(pod) })
+	w.eventually("the result is recorded", func() bool {
+		cbr, err := w.rangeOf(pod)
+		return err == nil && recordedIn(cbr, pod)
+	})
 	restart()
 	w.waitFilled(claim)
 	if attemptOf(pod) != 1 {

@@ -140,7 +140,8 @@ func (f *filler) source(ctx context.Context, claim, prime *corev1.PersistentVolu
 		}
 		return podSource{}, want, fmt.Errorf("get ChangedBlockRange %s: %w", name, err)
 	}
-	want.sourceUID = string(cbr.UID)
+	want = wantedOf(&cbr)
+	want.primeUID = string(prime.UID)
 	source := podSource{cbr: &cbr}
 	if !cbr.MayPopulate() {
 		return source, want, nil

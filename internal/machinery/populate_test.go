@@ -156,6 +156,12 @@ func TestCompleteChecksWhoHasTheVolume(t *testing.T) {
 			delete(pod.Annotations, v1alpha1.AnnotationResultRecorded)
 			return pod
 		}, false, false},
+		{"prime claim, pod done and recorded in the status", "uid-prime", func(t *testing.T) *corev1.Pod {
+			pod := done(t)
+			pod.UID = "uid-pod"
+			delete(pod.Annotations, v1alpha1.AnnotationResultRecorded)
+			return pod
+		}, true, false},
 		{"claim itself, pod gone", "uid-claim", nil, true, false},
 		{"prime claim, pod gone", "uid-prime", nil, false, false},
 		{"someone else, pod done", "uid-thief", done, false, true},
@@ -165,7 +171,10 @@ func TestCompleteChecksWhoHasTheVolume(t *testing.T) {
 			if test.pod != nil {
 				more = append(more, test.pod(t))
 			}
-			b := newBench(t, func(_ podClaim, _ podSource, v *corev1.PersistentVolume) { v.Spec.ClaimRef.UID = test.holder }, interceptor.Funcs{}, more...)
+			b := newBench(t, func(_ podClaim, s podSource, v *corev1.PersistentVolume) {
+				v.Spec.ClaimRef.UID = test.holder
+				s.cbr.Status.RecordedPod = recordedPod("populate-uid-claim")
+			}, interceptor.Funcs{}, more...)
 			complete, err := b.complete(context.Background(), b.target.claim, b.target.prime)
 			if complete != test.complete || (err != nil) != test.fails {
 				t.Errorf("complete: %v, %v; want %v, error %v", complete, err, test.complete, test.fails)

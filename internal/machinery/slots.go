@@ -173,8 +173,3 @@ func (s *slots) wakeAll(granted []slot, pod string) {
 func finished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
-
-// recorded reports whether the reconciler has written the pod's result down.
-func recorded(pod *corev1.Pod) bool {
-	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == "true"
-}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
@@ -41,6 +42,27 @@ type wanted struct {
 	sourceUID       string // of the ChangedBlockRange
 	primeUID        string
 	source, setting string
+	// recordedPod is the pod whose result the status of the ChangedBlockRange says it has.
+	recordedPod types.UID
+}
+
+// wantedOf returns what a ChangedBlockRange says of its pods before it is resolved.
+func wantedOf(cbr *v1alpha1.ChangedBlockRange) wanted {
+	want := wanted{sourceUID: string(cbr.UID)}
+	if pod := cbr.Status.RecordedPod; pod != nil {
+		want.recordedPod = pod.UID
+	}
+	return want
+}
+
+// recorded reports whether the reconciler has written the pod's result down.
+func (w wanted) recorded(pod *corev1.Pod) bool {
+	return annotated(pod) || (w.recordedPod != "" && w.recordedPod == pod.UID)
+}
+
+// annotated reports whether the reconciler has marked the pod as one whose result it has written down.
+func annotated(pod *corev1.Pod) bool {
+	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == "true"
 }
 
 // rechecked are the terminal failures whose cause may go away where no watch of ours reaches: permissions and the state
@@ -56,7 +78,7 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 	// The result of a pod counts only once it is recorded, and the pod stays until then. Nobody records the result of a
 	// pod whose ChangedBlockRange is gone.
 	ended := finished(pod) || wrote(pod)
-	if ended && sameRange && !recorded(pod) {
+	if ended && sameRange && !want.recorded(pod) {
 		return verdict{action: actionWait, why: "the populator's result is not recorded yet"}
 	}
 	switch {

@@ -62,6 +62,8 @@ func judgeCases() []judgeCase {
 	}
 	same := change(func(*corev1.Pod, *wanted) {})
 	unrecorded := change(func(p *corev1.Pod, _ *wanted) { delete(p.Annotations, v1alpha1.AnnotationResultRecorded) })
+	inStatus := change(func(p *corev1.Pod, w *wanted) { p.UID, w.recordedPod = "uid-pod", "uid-pod" })
+	otherInStatus := change(func(p *corev1.Pod, w *wanted) { p.UID, w.recordedPod = "uid-pod", "uid-pod-before" })
 	running := change(func(p *corev1.Pod, _ *wanted) { p.Status = corev1.PodStatus{Phase: corev1.PodRunning} })
 	deleting := change(func(p *corev1.Pod, _ *wanted) { p.DeletionTimestamp = &metav1.Time{Time: noon} })
 	otherRange := change(func(_ *corev1.Pod, w *wanted) { w.sourceUID = "other" })
@@ -83,6 +85,8 @@ func judgeCases() []judgeCase {
 		{"success", ok, outcome.Populated, same, 0, actionComplete, 0, false},
 		{"success, unresolved by now", ok, outcome.Populated, unresolved, 0, actionComplete, 0, false},
 		{"success, not recorded", ok, outcome.Populated, unrecorded, time.Hour, actionWait, 0, false},
+		{"success, recorded in the status", ok, outcome.Populated, all(unrecorded, inStatus), 0, actionComplete, 0, false},
+		{"success, another one recorded in the status", ok, outcome.Populated, all(unrecorded, otherInStatus), time.Hour, actionWait, 0, false},
 		{"success of another range, not recorded", ok, outcome.Populated, all(unrecorded, otherRange), 0, actionReplace, 0, true},
 		{"success for another volume", ok, outcome.Populated, otherPrime, 0, actionReplace, 0, true},
 		{"success for other snapshots", ok, outcome.Populated, otherSource, 0, actionReplace, 0, true},

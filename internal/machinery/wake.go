@@ -130,7 +130,7 @@ func (w *waker) onPrime(_ context.Context, o client.Object) {
 }
 
 // onRange wakes the claims of a ChangedBlockRange that was created, resolved, given its finalizer, replaced or deleted. Most of
-// its changes are figures and progress, which the reconciler writes: they wake nobody.
+// its changes are figures and progress, which the reconciler writes: they wake nobody, but a result the claim whose pod it is from.
 func (w *waker) onRange(ctx context.Context) toolscache.ResourceEventHandler {
 	wake := onAnyEvent(ctx, w.wakeRange)
 	return toolscache.ResourceEventHandlerFuncs{
@@ -138,6 +138,7 @@ func (w *waker) onRange(ctx context.Context) toolscache.ResourceEventHandler {
 		UpdateFunc: func(before, after any) {
 			b, ok := before.(*v1alpha1.ChangedBlockRange)
 			if a, isRange := after.(*v1alpha1.ChangedBlockRange); ok && isRange && concernsClaims(a) == concernsClaims(b) {
+				w.wakeRecorded(ctx, b, a)
 				return
 			}
 			wake.OnUpdate(before, after)
@@ -162,6 +163,23 @@ func concernsClaims(cbr *v1alpha1.ChangedBlockRange) rangeState {
 		uid: cbr.UID, generation: cbr.Generation, mayPopulate: cbr.MayPopulate(), deleting: cbr.DeletionTimestamp != nil,
 		driver: cbr.Status.Driver, from: cbr.Status.FromSnapshotHandle, to: cbr.Status.ToSnapshotHandle,
 		fromSize: ptr.Deref(cbr.Status.FromRestoreSizeBytes, -1), toSize: ptr.Deref(cbr.Status.ToRestoreSizeBytes, -1),
+	}
+}
+
+// wakeRecorded wakes the claim of the pod whose result is in the status since the last change.
+func (w *waker) wakeRecorded(ctx context.Context, before, after *v1alpha1.ChangedBlockRange) {
+	recorded := after.Status.RecordedPod
+	if recorded == nil || (before.Status.RecordedPod != nil && *before.Status.RecordedPod == *recorded) {
+		return
+	}
+	claim, err := claimByUID(ctx, w.reader, claimUIDFromName(recorded.Name))
+	if err != nil {
+		// Only a cache that is being stopped fails here.
+		log.FromContext(ctx).Error(err, "cannot look up the claim of a populator pod", "pod", recorded.Name)
+		return
+	}
+	if claim != nil {
+		w.wake(nameOf(claim))
 	}
 }
 

@@ -24,7 +24,8 @@ func TestRangeWakesClaims(t *testing.T) {
 		WithIndex(&corev1.PersistentVolumeClaim{}, indexSource, func(o client.Object) []string {
 			source, _ := reference.Of(o.(*corev1.PersistentVolumeClaim))
 			return []string{source.String()}
-		}).Build()
+		}).
+		WithIndex(&corev1.PersistentVolumeClaim{}, indexUID, func(o client.Object) []string { return []string{string(o.GetUID())} }).Build()
 	for name, test := range map[string]struct {
 		change func(*v1alpha1.ChangedBlockRange)
 		wakes  bool
@@ -41,6 +42,8 @@ func TestRangeWakesClaims(t *testing.T) {
 		"progress":             {func(c *v1alpha1.ChangedBlockRange) { c.Status.Progress = &v1alpha1.PopulationProgress{} }, false},
 		"figures":              {func(c *v1alpha1.ChangedBlockRange) { c.Status.EntryCount = ptr.To[int64](7) }, false},
 		"message":              {func(c *v1alpha1.ChangedBlockRange) { c.Status.Message = "it is being populated" }, false},
+		"its result":           {func(c *v1alpha1.ChangedBlockRange) { c.Status.RecordedPod = recordedPod(podName(claim.UID)) }, true},
+		"another's result":     {func(c *v1alpha1.ChangedBlockRange) { c.Status.RecordedPod = recordedPod(podName("other")) }, false},
 		"words of a condition": {func(c *v1alpha1.ChangedBlockRange) { c.Status.Conditions[0].Message = "other words" }, false},
 		"a label":              {func(c *v1alpha1.ChangedBlockRange) { c.Labels = map[string]string{"a": "b"} }, false},
 		"nothing (a resync)":   {func(c *v1alpha1.ChangedBlockRange) { c.ResourceVersion = "1" }, false},
@@ -68,6 +71,10 @@ func TestRangeWakesClaims(t *testing.T) {
 			}
 		})
 	}
+}
+
+func recordedPod(name string) *v1alpha1.RecordedPod {
+	return &v1alpha1.RecordedPod{Name: name, UID: "uid-pod"}
 }
 
 // wokenBy returns the claims that are woken by what happens to a ChangedBlockRange.

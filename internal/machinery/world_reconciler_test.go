@@ -96,20 +96,25 @@ func (w *world) playRanges() error {
 	return nil
 }
 
+// playRecords records results as the reconciler does: in the status of their ChangedBlockRange if that names no pod yet, else on
+// the pod.
 func (w *world) playRecords() error {
 	if !w.record.Load() {
 		return nil
 	}
 	for _, pod := range w.pods() {
-		var cbr v1alpha1.ChangedBlockRange
-		_, name, _ := strings.Cut(pod.Annotations[v1alpha1.AnnotationChangedBlockRange], "/")
-		if err := w.c.Get(w.ctx, types.NamespacedName{Namespace: w.namespace, Name: name}, &cbr); err != nil {
-			if apierrors.IsNotFound(err) {
-				continue
-			}
+		cbr, err := w.rangeOf(&pod)
+		if err != nil {
 			return err
 		}
-		if !finished(&pod) && !wrote(&pod) || recorded(&pod) || pod.Labels[v1alpha1.LabelChangedBlockRangeUID] != string(cbr.UID) {
+		if cbr == nil || !finished(&pod) && !wrote(&pod) || recordedIn(cbr, &pod) {
+			continue
+		}
+		if wrote(&pod) && cbr.Status.RecordedPod == nil {
+			cbr.Status.RecordedPod = &v1alpha1.RecordedPod{Name: pod.Name, UID: pod.UID}
+			if err := w.c.Status().Update(w.ctx, cbr); err != nil {
+				return err
+			}
 			continue
 		}
 		patch := client.MergeFrom(pod.DeepCopy())
@@ -119,4 +124,19 @@ func (w *world) playRecords() error {
 		}
 	}
 	return nil
+}
+
+// rangeOf returns the ChangedBlockRange that a pod reads from; nil if it is gone.
+func (w *world) rangeOf(pod *corev1.Pod) (*v1alpha1.ChangedBlockRange, error) {
+	var cbr v1alpha1.ChangedBlockRange
+	_, name, _ := strings.Cut(pod.Annotations[v1alpha1.AnnotationChangedBlockRange], "/")
+	err := w.c.Get(w.ctx, types.NamespacedName{Namespace: w.namespace, Name: name}, &cbr)
+	if apierrors.IsNotFound(err) || pod.Labels[v1alpha1.LabelChangedBlockRangeUID] != string(cbr.UID) {
+		return nil, nil
+	}
+	return &cbr, err
+}
+
+func recordedIn(cbr *v1alpha1.ChangedBlockRange, pod *corev1.Pod) bool {
+	return cbr != nil && wantedOf(cbr).recorded(pod)
 }

@@ -22,7 +22,7 @@ import (
 const fewWrites = 12
 
 // ownRangeWrites is the same with a ChangedBlockRange for each claim, whose finalizer, status and events come on top.
-const ownRangeWrites = 20
+const ownRangeWrites = 16
 
 // TestWrites counts the requests other than reads that the controller sends, the library's included, from before claims and
 // ChangedBlockRanges exist until the claims are filled and released.
