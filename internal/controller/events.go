@@ -27,8 +27,8 @@ type occurrence struct {
 }
 
 // transitions returns the events on the ChangedBlockRange: one for each condition whose status or reason changed, and a warning
-// when a list is there that is not what was asked for. That nothing was ever missing is no news; that a population begins is
-// told on the claim.
+// when a list is there that is not what was asked for. That nothing was ever missing, or failed, is no news, which the conditions
+// say as well; that a population begins and that it has ended is told on the claim.
 func transitions(cbr *v1alpha1.ChangedBlockRange, before, after *v1alpha1.ChangedBlockRangeStatus) []occurrence {
 	var all []occurrence
 	resolved := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionSnapshotsResolved)
@@ -36,7 +36,7 @@ func transitions(cbr *v1alpha1.ChangedBlockRange, before, after *v1alpha1.Change
 		all = append(all, occurrence{about: cbr, kind: resolvedKind(resolved.Reason), action: actionResolve, reason: resolved.Reason, message: resolved.Message})
 	}
 	ready := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
-	if changed(before, ready) && ready.Reason != resolved.Reason && !begins(ready.Reason) {
+	if changed(before, ready) && ready.Reason != resolved.Reason && !begins(ready.Reason) && !plainSuccess(before, ready) {
 		kind := corev1.EventTypeWarning
 		if ready.Status == metav1.ConditionTrue {
 			kind = corev1.EventTypeNormal
@@ -47,6 +47,12 @@ func transitions(cbr *v1alpha1.ChangedBlockRange, before, after *v1alpha1.Change
 		all = append(all, occurrence{about: cbr, kind: corev1.EventTypeWarning, action: actionPopulate, reason: v1alpha1.ReasonUsedAllocated, message: ready.Message})
 	}
 	return all
+}
+
+// plainSuccess reports whether a list was written without anything having gone wrong before.
+func plainSuccess(before *v1alpha1.ChangedBlockRangeStatus, ready *metav1.Condition) bool {
+	prior := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionReady)
+	return ready.Status == metav1.ConditionTrue && (prior == nil || begins(prior.Reason))
 }
 
 // begins reports whether a reason of the condition Ready stands before any result.

@@ -92,6 +92,15 @@ func TestEventsTellTransitionsOnce(t *testing.T) {
 		}
 	}
 
+	t.Run("a list is no news to who waits for it on the claim", func(t *testing.T) {
+		seen := aView()
+		before := recompute(seen, noon)
+		seen.cbr.Status, seen.pods = before, []corev1.Pod{aPod("a", ended(t, late, threeBlocks()))}
+		after := recompute(seen, noon)
+		if all := transitions(seen.cbr, &before, &after); len(all) > 0 {
+			t.Errorf("events %v", all)
+		}
+	})
 	t.Run("claims that are gone are forgotten", func(t *testing.T) {
 		seen.claims = nil
 		announce.aboutClaims(seen, nil)

@@ -32,17 +32,61 @@ type events struct {
 	mu sync.Mutex
 	// warned holds the last warning of each claim, so that it is not repeated with every retry.
 	warned map[types.UID]string
+	// begun holds the pod of each claim that is being populated.
+	begun map[types.UID]beginning
 }
+
+// beginning is a pod that writes a list.
+type beginning struct {
+	pod types.UID
+	// since is when this process saw it first.
+	since time.Time
+	told  bool
+}
+
+// populatingAfter is how long it is left untold that a claim is being populated: most are filled by then, and told so.
+const populatingAfter = 3 * time.Second
 
 func newEvents(r recorder.EventRecorder, tracer *tracing.Tracer) *events {
-	return &events{recorder: r, tracer: tracer, warned: map[types.UID]string{}}
+	return &events{recorder: r, tracer: tracer, warned: map[types.UID]string{}, begun: map[types.UID]beginning{}}
 }
 
-func (e *events) populating(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, attempt int) {
-	e.forget(claim.UID)
+// began takes note of a pod that was created just now. Whatever was wrong before may be told again.
+func (e *events) began(claim types.UID, pod *corev1.Pod, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.warned, claim)
+	e.begun[claim] = beginning{pod: pod.UID, since: now}
+}
+
+// populating tells that a pod writes the claim's list, once it has done so for a while or failed. It returns how long until then;
+// 0: it was told, or there is no need to any more. A restart of the controller may repeat it.
+func (e *events) populating(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, now time.Time) time.Duration {
+	ended := finished(pod) || terminated(pod) != nil
+	e.mu.Lock()
+	b, known := e.begun[claim.UID]
+	if !known || b.pod != pod.UID {
+		b = beginning{pod: pod.UID, since: now, told: ended}
+	}
+	left := b.since.Add(populatingAfter).Sub(now)
+	tell := !b.told && !wrote(pod) && (ended || left <= 0)
+	b.told = b.told || tell
+	e.begun[claim.UID] = b
+	e.mu.Unlock()
+	switch {
+	case tell:
+		e.tellPopulating(claim, pod)
+		return 0
+	case b.told || ended:
+		return 0
+	}
+	return min(left, populatingAfter)
+}
+
+func (e *events) tellPopulating(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod) {
 	e.recorder.Eventf(claim, nil, corev1.EventTypeNormal, v1alpha1.ReasonPopulating, actionPopulate,
 		"Populator pod %s/%s writes the list of ChangedBlockRange %s (attempt %d).",
-		pod.Namespace, pod.Name, shownSource(claim), attempt)
+		pod.Namespace, pod.Name, shownSource(claim), attemptOf(pod))
 }
 
 // populated tells that the claim has its volume. pod is the one that filled it.
@@ -87,11 +131,12 @@ func (e *events) warnOnce(claim *corev1.PersistentVolumeClaim, reason, same, not
 	}
 }
 
-// forget lets the next warning about the claim through.
+// forget is called when nothing of the claim is left.
 func (e *events) forget(claim types.UID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.warned, claim)
+	delete(e.begun, claim)
 }
 
 // retract lets the next warning about the claim through if the last one was given for one of reasons, which is no more.

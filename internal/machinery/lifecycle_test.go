@@ -24,15 +24,15 @@ func TestFillsClaim(t *testing.T) {
 	w.waitFilled(claim)
 
 	count := map[string]int{}
-	w.eventually("both events are there", func() bool {
+	w.eventually("the event is there", func() bool {
 		clear(count)
 		for _, e := range w.eventsOf(claim.Name) {
 			count[e.Reason]++
 		}
-		return count[v1alpha1.ReasonPopulating] > 0 && count[v1alpha1.ReasonPopulated] > 0
+		return count[v1alpha1.ReasonPopulated] > 0
 	})
-	if len(count) != 2 || count[v1alpha1.ReasonPopulating] != 1 || count[v1alpha1.ReasonPopulated] != 1 {
-		t.Errorf("events on the claim: %v, want one Populating and one Populated", count)
+	if count[v1alpha1.ReasonPopulated] != 1 {
+		t.Errorf("events on the claim: %v, want one Populated", count)
 	}
 	var volume corev1.PersistentVolume
 	volume.Name = claim.Spec.VolumeName

@@ -114,6 +114,7 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 		return f.resume(ctx, podClaim{claim: claim, prime: prime}, source, want)
 	}
 	f.starts.observe(pod)
+	told := f.events.populating(claim, pod, f.clock.Now())
 	switch v := judge(f.cfg, pod, want, f.clock.Now()); v.action {
 	case actionComplete:
 		return nil
@@ -122,8 +123,16 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 	case actionRetire:
 		return f.retire(ctx, claim, prime, pod)
 	default:
-		return f.wait(ctx, claim, v.why, v.wait)
+		return f.wait(ctx, claim, v.why, sooner(v.wait, told))
 	}
+}
+
+// sooner returns the shorter of two waits, of which 0 stands for one without end.
+func sooner(a, b time.Duration) time.Duration {
+	if a <= 0 || (b > 0 && b < a) {
+		return b
+	}
+	return a
 }
 
 // source looks up what the claim is filled from. Its service is nil while no pod can be built.

@@ -3,6 +3,7 @@ package machinery
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,11 +106,61 @@ func TestPopulateCreatesOnePod(t *testing.T) {
 	if err := b.client.Get(context.Background(), key, &endpoint); err != nil {
 		t.Fatal(err)
 	}
-	if len(b.events.notes) != 1 {
-		t.Errorf("events: %v, want one", b.events.notes)
+	if want := []time.Duration{safetyNet, populatingAfter, populatingAfter}; !slices.Equal(b.waits, want) {
+		t.Errorf("announced waits %v, want %v", b.waits, want)
 	}
-	if len(b.waits) != 3 || b.waits[2] != safetyNet {
-		t.Errorf("announced waits %v, want three, the last of %v", b.waits, safetyNet)
+}
+
+// TestPopulatingIsTold once, and only if there is time to read it or something went wrong.
+func TestPopulatingIsTold(t *testing.T) {
+	ends := func(phase corev1.PodPhase, reason outcome.Reason) func(*testing.T, *corev1.Pod) {
+		return func(t *testing.T, pod *corev1.Pod) {
+			t.Helper()
+			pod.Status = endedPod(t, phase, reason).Status
+		}
+	}
+	runs := func(*testing.T, *corev1.Pod) {}
+	for name, test := range map[string]struct {
+		after time.Duration
+		pod   func(*testing.T, *corev1.Pod)
+		// restart has another process see the pod first.
+		restart bool
+		told    int
+	}{
+		"it runs":                    {time.Second, runs, false, 0},
+		"it runs for long":           {populatingAfter, runs, false, 1},
+		"its list is written":        {populatingAfter, ends(corev1.PodSucceeded, outcome.Populated), false, 0},
+		"it failed soon":             {time.Second, ends(corev1.PodFailed, outcome.StreamFailed), false, 1},
+		"it failed before a restart": {populatingAfter, ends(corev1.PodFailed, outcome.StreamFailed), true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil, interceptor.Funcs{})
+			now := testclock.NewFakePassiveClock(noon)
+			b.clock = now
+			if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+				t.Fatalf("populate: %v, want waiting", err)
+			}
+			now.SetTime(noon.Add(test.after))
+			pod := b.currentPod(t)
+			test.pod(t, pod)
+			if err := b.client.Status().Update(context.Background(), pod); err != nil {
+				t.Fatal(err)
+			}
+			if test.restart {
+				b.filler.events = newEvents(b.events, nil)
+			}
+			for range 2 {
+				if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+					t.Fatalf("populate: %v, want waiting", err)
+				}
+			}
+			if len(b.events.notes) != test.told {
+				t.Errorf("events %v, want %d", b.events.notes, test.told)
+			}
+			if left := b.waits[len(b.waits)-1]; test.told == 0 && test.after < populatingAfter && left != populatingAfter-test.after {
+				t.Errorf("it is looked at again after %v", left)
+			}
+		})
 	}
 }
 

@@ -73,7 +73,7 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	}
 	f.refused.remove(target.claim.UID)
 	f.starts.created(pod)
-	f.events.populating(target.claim, pod, target.attempt)
+	f.events.began(target.claim.UID, pod, f.clock.Now())
 	log.FromContext(ctx).Info("created populator pod", "pod", pod.Name, "attempt", target.attempt)
 	return true, f.wait(ctx, target.claim, "the populator pod", 0)
 }
