@@ -199,8 +199,8 @@ type ChangedBlockRangeStatus struct {
 	// +optional
 	RecordedPod *RecordedPod `json:"recordedPod,omitempty"`
 
-	// populatedClaims is the number of bound claims that refer to this ChangedBlockRange. Those of other namespaces count
-	// while a ReferenceGrant permits them to.
+	// populatedClaims is the number of claims that refer to this ChangedBlockRange and have its list: those that are bound, or will
+	// be in a moment. Those of other namespaces count while a ReferenceGrant permits them to.
 	// +optional
 	PopulatedClaims int32 `json:"populatedClaims"`
 

@@ -68,10 +68,18 @@ func claimOf(pod *corev1.Pod) types.NamespacedName {
 	}
 }
 
-func countBound(claims []corev1.PersistentVolumeClaim) int32 {
+// countPopulated counts the claims that have the list: those that are bound, and those that will be in a moment, because their
+// volume is filled. So a result and the claim that it is for are told by one write.
+func countPopulated(claims []corev1.PersistentVolumeClaim, tries []attempt) int32 {
+	filled := map[types.UID]bool{}
+	for i := range tries {
+		if tries[i].succeeded() {
+			filled[claimUIDOf(tries[i].pod)] = true
+		}
+	}
 	var n int32
 	for i := range claims {
-		if bound(&claims[i]) {
+		if bound(&claims[i]) || filled[claims[i].UID] {
 			n++
 		}
 	}

@@ -40,6 +40,12 @@ func TestWritesOfAPopulation(t *testing.T) {
 			}
 			d.end(&pod, threeBlocks())
 			d.wrote("it has ended", "range/status")
+			d.bind(&claim)
+			d.remove(&pod)
+			d.now = d.now.Add(time.Minute)
+			d.wrote("it is bound")
+			d.update(&claim, func() { claim.Finalizers = nil })
+			d.wrote("it is released", "range")
 			if d.cbr().Status.State != v1alpha1.StateReady {
 				t.Errorf("the result had to wait: %+v", d.cbr().Status)
 			}

@@ -165,6 +165,16 @@ func (d *desk) end(pod *corev1.Pod, result outcome.Result) {
 	}
 }
 
+// bind plays the volume binder.
+func (d *desk) bind(claim *corev1.PersistentVolumeClaim) {
+	d.Helper()
+	d.update(claim, func() { isBound(claim) })
+	isBound(claim)
+	if err := d.Status().Update(d.Context(), claim); err != nil {
+		d.Fatal(err)
+	}
+}
+
 func (d *desk) remove(o client.Object) {
 	d.Helper()
 	if err := d.Delete(d.Context(), o); err != nil {

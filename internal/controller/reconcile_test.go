@@ -122,6 +122,7 @@ func TestResultsSurviveTheController(t *testing.T) {
 	d.restart()
 	d.wrote("after the annotation")
 
+	d.bind(&first)
 	d.remove(&one)
 	d.wrote("the first pod is gone")
 	three := aPod("c", ended(t, late, threeBlocks()))

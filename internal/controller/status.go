@@ -31,7 +31,7 @@ func computeStatus(seen *observation, found resolution, tries []attempt, now tim
 	if listed := lastUnrecordedSuccess(tries); listed != nil {
 		writeFigures(next, listed.result)
 	}
-	next.PopulatedClaims = countBound(seen.claims)
+	next.PopulatedClaims = countPopulated(seen.claims, tries)
 	next.Progress = furthest(tries, seen.progress)
 
 	remembered := rememberedVerdict(last, &seen.cbr.Status, next)

@@ -33,7 +33,7 @@ func TestStatusOfAPopulatedRange(t *testing.T) {
 		FromRestoreSizeBytes: ptr(int64(10 << 20)), ToRestoreSizeBytes: ptr(int64(10 << 20)),
 		Mode: v1alpha1.ModeDelta, VolumeCapacityBytes: ptr(int64(10 << 20)), BlockMetadataType: "FIXED_LENGTH", BlockSize: ptr(int64(4096)),
 		EntryCount: ptr(int64(3)), ChangedBytes: ptr(int64(12288)), Changed: "12 KiB",
-		NumBytesWritten: ptr(int64(1500)), ListSize: "1.5 KiB", ListDigest: "sha256:abc", PopulatedClaims: 1,
+		NumBytesWritten: ptr(int64(1500)), ListSize: "1.5 KiB", ListDigest: "sha256:abc", PopulatedClaims: 2,
 		Conditions: []metav1.Condition{
 			{Type: "SnapshotsResolved", Status: metav1.ConditionTrue, ObservedGeneration: 1, LastTransitionTime: at, Reason: "Resolved",
 				Message: `the changes from VolumeSnapshot "from" to "to" can be listed by driver driver`},
@@ -48,6 +48,7 @@ func TestStatusOfAPopulatedRange(t *testing.T) {
 
 	t.Run("stays when the pod is gone", func(t *testing.T) {
 		seen.cbr.Status, seen.pods = got, nil
+		seen.claims[0].Status.Phase = corev1.ClaimBound // or it would be no longer counted
 		if diff := cmp.Diff(want, recompute(seen, late)); diff != "" {
 			t.Error(diff)
 		}

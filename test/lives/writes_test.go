@@ -19,10 +19,10 @@ import (
 )
 
 // fewWrites is what filling a claim may cost when 20 claims want the list of one ChangedBlockRange.
-const fewWrites = 12
+const fewWrites = 11
 
 // ownRangeWrites is the same with a ChangedBlockRange for each claim, whose finalizer, status and events come on top.
-const ownRangeWrites = 16
+const ownRangeWrites = 13
 
 // TestWrites counts the requests other than reads that the controller sends, the library's included, from before claims and
 // ChangedBlockRanges exist until the claims are filled and released.
