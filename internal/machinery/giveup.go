@@ -32,7 +32,7 @@ func (r *releaser) giveUp(ctx context.Context, claim, prime *corev1.PersistentVo
 		// A prime claim with a failure had a claim with the finalizer; it was given up.
 		r.slots.release(podName(claim.UID))
 		r.starts.forget(claim.UID)
-		return deleteExactly(ctx, r.client, prime)
+		return r.deletes.exactly(ctx, prime)
 	}
 	source, ok := reference.Of(claim)
 	if !ok || failed.Reason.Class() != outcome.Terminal {

@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // handedOver reports whether a claim is bound to the volume that was filled for it. Its temporary objects have served then. The
@@ -40,28 +39,9 @@ func (r *releaser) finish(ctx context.Context, claim *corev1.PersistentVolumeCla
 	case pod != nil && pod.DeletionTimestamp != nil:
 		return nil
 	case pod != nil:
-		return deletePopulated(ctx, r.client, r.events, claim, pod)
+		return r.deletes.populated(ctx, claim, pod)
 	case prime.DeletionTimestamp != nil:
 		return nil
 	}
-	return deleteExactly(ctx, r.client, prime)
-}
-
-// deletePopulated deletes the pod that filled a claim and tells about it. Both the library's cleanup and the releaser do this;
-// only one of them can delete the version that both have seen, and the other one is silent. The next version wakes whoever
-// has seen an old one.
-func deletePopulated(ctx context.Context, c client.Writer, events *events, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod) error {
-	if err := noteOrigin(ctx, c, claim); err != nil {
-		return err
-	}
-	uid, version := pod.UID, pod.ResourceVersion
-	err := c.Delete(ctx, pod, client.Preconditions{UID: &uid, ResourceVersion: &version})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("delete populator pod %s: %w", client.ObjectKeyFromObject(pod), err)
-	}
-	events.populated(claim, pod)
-	return nil
+	return r.deletes.exactly(ctx, prime)
 }

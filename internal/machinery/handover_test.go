@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -84,25 +83,5 @@ func TestHandedOver(t *testing.T) {
 				t.Errorf("handed over: %v, %v; want %v", got, err, test.want)
 			}
 		})
-	}
-}
-
-// TestPopulatedIsToldOnce has the library's cleanup and the releaser delete the same pod.
-func TestPopulatedIsToldOnce(t *testing.T) {
-	pod := endedPod(t, corev1.PodSucceeded, "Populated")
-	claim := sampleTarget().claim
-	c := fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).WithObjects(pod).Build()
-	seen := &corev1.Pod{}
-	if err := c.Get(context.Background(), client.ObjectKeyFromObject(pod), seen); err != nil {
-		t.Fatal(err)
-	}
-	told := &eventLog{}
-	for range 2 {
-		if err := deletePopulated(context.Background(), c, newEvents(told, nil), claim, seen); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(told.notes) != 1 {
-		t.Errorf("events %v, want one", told.notes)
 	}
 }

@@ -41,6 +41,7 @@ type filler struct {
 	slots    *slots
 	starts   *starts
 	events   *events
+	deletes  *deletes
 	refused  *refusals
 	clock    clock.PassiveClock
 	settling *settling
@@ -221,7 +222,7 @@ func (f *filler) afterLoss(ctx context.Context, claim, prime *corev1.PersistentV
 	if pod != nil {
 		return f.replace(ctx, claim, pod, verdict{why: "the volume is gone", fresh: true})
 	}
-	if err := f.delete(ctx, prime); err != nil {
+	if err := f.deletes.exactly(ctx, prime); err != nil {
 		return err
 	}
 	return f.wait(ctx, claim, "the prime claim to be gone", 0)
@@ -241,7 +242,7 @@ func (f *filler) cleanUp(ctx context.Context, claim, prime *corev1.PersistentVol
 	}
 	if pod != nil {
 		if pod.DeletionTimestamp == nil {
-			if err := deletePopulated(ctx, f.client, f.events, claim, pod); err != nil {
+			if err := f.deletes.populated(ctx, claim, pod); err != nil {
 				return err
 			}
 		}
@@ -252,7 +253,7 @@ func (f *filler) cleanUp(ctx context.Context, claim, prime *corev1.PersistentVol
 	// so this sync ends whenever it knows of one. The next one begins when the prime claim's end is in the cache.
 	if prime != nil {
 		if prime.DeletionTimestamp == nil {
-			if err := f.delete(ctx, prime); err != nil {
+			if err := f.deletes.exactly(ctx, prime); err != nil {
 				return err
 			}
 		}

@@ -75,6 +75,7 @@ func newBench(t *testing.T, change func(podClaim, podSource, *corev1.PersistentV
 		clock:    testclock.NewFakePassiveClock(noon),
 		announce: func(_ *corev1.PersistentVolumeClaim, d time.Duration) { b.waits = append(b.waits, d) },
 	}
+	b.deletes = newDeletes(c, b.filler.events, b.clock)
 	return b
 }
 

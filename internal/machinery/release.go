@@ -35,6 +35,7 @@ type releaser struct {
 	starts    *starts
 	events    *events
 	refused   *refusals
+	deletes   *deletes
 
 	references *reference.Policy
 }
@@ -221,7 +222,7 @@ func (r *releaser) remove(ctx context.Context, uid types.UID, pod *corev1.Pod, p
 		return false, nil
 	}
 	log.FromContext(ctx).Info("removing a temporary object of a claim that is released", "object", next.GetName())
-	return false, deleteExactly(ctx, r.client, next)
+	return false, r.deletes.exactly(ctx, next)
 }
 
 // removeFinalizer lets the claim go. A claim that changed in between is looked at again.

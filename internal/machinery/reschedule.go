@@ -38,5 +38,5 @@ func (r *releaser) reschedule(ctx context.Context, claim, prime *corev1.Persiste
 	log.FromContext(ctx).Info("the provisioner gave up the selected node", "claim", nameOf(claim), "node", prime.Annotations[annotationNode])
 	r.events.warn(claim, "NodeGivenUp",
 		"No volume can be provisioned on node %s; the scheduler is to choose another one.", prime.Annotations[annotationNode])
-	return deleteExactly(ctx, r.client, prime)
+	return r.deletes.exactly(ctx, prime)
 }

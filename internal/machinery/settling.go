@@ -26,20 +26,21 @@ type settling struct {
 }
 
 type settlingClaim struct {
-	version string
-	since   time.Time
+	// finalizer says whether the claim had it before.
+	finalizer bool
+	since     time.Time
 }
 
 func newSettling(c clock.PassiveClock) *settling {
 	return &settling{clock: c, claims: map[types.UID]settlingClaim{}}
 }
 
-// begin takes note that the library is about to write to this version of a claim.
+// begin takes note that the library is about to add its finalizer to a claim that has none, or to take it off one that has it.
 func (s *settling) begin(claim *corev1.PersistentVolumeClaim) {
 	now := s.clock.Now()
 	s.mu.Lock()
 	maps.DeleteFunc(s.claims, func(_ types.UID, c settlingClaim) bool { return now.Sub(c.since) >= settleFor })
-	s.claims[claim.UID] = settlingClaim{version: claim.ResourceVersion, since: now}
+	s.claims[claim.UID] = settlingClaim{finalizer: hasFinalizer(claim), since: now}
 	s.mu.Unlock()
 }
 
@@ -50,14 +51,14 @@ func (s *settling) end(claim types.UID) {
 	delete(s.claims, claim)
 }
 
-// has reports whether the library wrote to this version of a claim a moment ago. The claim is looked at again when the moment has
-// passed, or when its next version comes.
+// has reports whether the library wrote to a claim a moment ago and the cache does not show it; somebody else may have written to the
+// claim in between. The claim is looked at again when the moment has passed, or when its next version comes.
 func (s *settling) has(claim *corev1.PersistentVolumeClaim) bool {
 	s.mu.Lock()
 	c, ok := s.claims[claim.UID]
 	s.mu.Unlock()
 	left := settleFor - s.clock.Since(c.since)
-	if !ok || c.version != claim.ResourceVersion || left <= 0 {
+	if !ok || c.finalizer != hasFinalizer(claim) || left <= 0 {
 		return false
 	}
 	s.later(claim, left)

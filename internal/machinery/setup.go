@@ -45,6 +45,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 		settling: settling,
 		announce: queues.waitFor,
 	}
+	fill.deletes = newDeletes(fill.client, fill.events, fill.clock)
 	waker := &waker{
 		informers: mgr.GetCache(),
 		reader:    mgr.GetCache(),
@@ -107,6 +108,7 @@ func setupControllers(mgr ctrl.Manager, cfg *Config, fill *filler, queues *claim
 		starts:    fill.starts,
 		events:    fill.events,
 		refused:   fill.refused,
+		deletes:   fill.deletes,
 
 		references: cfg.References,
 	}

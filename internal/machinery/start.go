@@ -85,28 +85,11 @@ func (f *filler) replace(ctx context.Context, claim *corev1.PersistentVolumeClai
 	}
 	if pod.DeletionTimestamp == nil {
 		log.FromContext(ctx).Info("deleting populator pod", "pod", pod.Name, "because", v.why)
-		if err := f.delete(ctx, pod); err != nil {
+		if err := f.deletes.exactly(ctx, pod); err != nil {
 			return err
 		}
 	}
 	return f.wait(ctx, claim, "the populator pod to be gone", 0)
-}
-
-// delete deletes exactly this object, not one of the same name that came after it. An object that is gone is no error.
-func (f *filler) delete(ctx context.Context, obj client.Object) error {
-	return deleteExactly(ctx, f.client, obj)
-}
-
-func deleteExactly(ctx context.Context, c client.Writer, obj client.Object) error {
-	uid := obj.GetUID()
-	err := c.Delete(ctx, obj, client.Preconditions{UID: &uid})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("delete %T %s: %w", obj, client.ObjectKeyFromObject(obj), err)
-	}
-	return nil
 }
 
 // pod returns the populator pod of a claim from the cache, or nil. The API server is asked about a pod that was created
