@@ -20,6 +20,8 @@ const (
 	// beginsAfter is how long it is left untold that a population begins, and how far it is: most have ended by then, and what
 	// they end with is written anyway.
 	beginsAfter = 3 * time.Second
+	// proceedsAfter is the same for the step that a population has come to, when it is told that it has begun.
+	proceedsAfter = 10 * time.Second
 )
 
 // writeLog remembers the writes to each ChangedBlockRange. It is safe for concurrent use.
@@ -88,8 +90,9 @@ func (l *writeLog) told(cbr types.NamespacedName, written bool, now time.Time) {
 	}
 }
 
-// wait returns how long a status that can wait has to; begins is what onlyBegins reports about it.
-func (l *writeLog) wait(cbr types.NamespacedName, begins bool, now time.Time) time.Duration {
+// wait returns how long a status that can wait has to, from when that was asked first if patience is more than 0, else from the last
+// write.
+func (l *writeLog) wait(cbr types.NamespacedName, patience time.Duration, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := l.of(cbr)
@@ -97,8 +100,8 @@ func (l *writeLog) wait(cbr types.NamespacedName, begins bool, now time.Time) ti
 		w.waits = now
 	}
 	since, atMost := w.status, statusInterval
-	if begins {
-		since, atMost = w.waits, beginsAfter
+	if patience > 0 {
+		since, atMost = w.waits, patience
 	}
 	if since.IsZero() {
 		return 0
@@ -114,14 +117,19 @@ func canWait(before, after *v1alpha1.ChangedBlockRangeStatus) bool {
 	return equality.Semantic.DeepEqual(withoutDetails(before), withoutDetails(after))
 }
 
-// onlyBegins reports whether a change that can wait is one that the end of a population takes back: that there is a claim, how far
-// the cluster is with it, and the first progress.
-func onlyBegins(before, after *v1alpha1.ChangedBlockRangeStatus) bool {
-	if before.Progress == nil && after.Progress != nil {
-		return true
-	}
+// patience returns how long a change that can wait may, because the end of a population takes it back: that there is a claim, how
+// far the cluster is with it, and the first progress. Of any other change it returns 0.
+func patience(before, after *v1alpha1.ChangedBlockRangeStatus) time.Duration {
 	ready := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
-	return begins(ready.Reason) && (before.State != after.State || before.Message != after.Message)
+	switch {
+	case before.Progress == nil && after.Progress != nil:
+		return beginsAfter
+	case before.Progress != nil || !begins(ready.Reason) || (before.State == after.State && before.Message == after.Message):
+		return 0
+	case before.State == v1alpha1.StatePopulating:
+		return proceedsAfter
+	}
+	return beginsAfter
 }
 
 func withoutDetails(status *v1alpha1.ChangedBlockRangeStatus) *v1alpha1.ChangedBlockRangeStatus {

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
@@ -40,15 +42,15 @@ func TestWritesOfAPopulation(t *testing.T) {
 			}
 			d.end(&pod, threeBlocks())
 			d.wrote("it has ended", "range/status")
+			if d.cbr().Status.State != v1alpha1.StateReady || d.cbr().Status.PopulatedClaims != 1 {
+				t.Errorf("the result had to wait: %+v", d.cbr().Status)
+			}
 			d.bind(&claim)
 			d.remove(&pod)
 			d.now = d.now.Add(time.Minute)
 			d.wrote("it is bound")
 			d.update(&claim, func() { claim.Finalizers = nil })
 			d.wrote("it is released", "range")
-			if d.cbr().Status.State != v1alpha1.StateReady {
-				t.Errorf("the result had to wait: %+v", d.cbr().Status)
-			}
 		})
 	}
 }
@@ -107,4 +109,41 @@ func TestCacheThatLagsBehind(t *testing.T) {
 			t.Error("nothing would ever wake the reconciler")
 		}
 	})
+}
+
+func TestPatience(t *testing.T) {
+	waiting := recompute(aView(), noon)
+	with := func(base v1alpha1.ChangedBlockRangeStatus, change func(*observation)) v1alpha1.ChangedBlockRangeStatus {
+		seen := aView(change)
+		seen.cbr.Status = base
+		return recompute(seen, noon)
+	}
+	claimed := with(waiting, func(o *observation) { o.claims = []corev1.PersistentVolumeClaim{aClaim("a")} })
+	provisioning := with(waiting, func(o *observation) { o.claims = []corev1.PersistentVolumeClaim{aClaim("a", isStarted)} })
+	running := with(waiting, func(o *observation) { o.pods = []corev1.Pod{aPod("a")} })
+	answered, ahead := running, running
+	answered.Progress, ahead.Progress = &v1alpha1.PopulationProgress{Percent: 1}, &v1alpha1.PopulationProgress{Percent: 2}
+	counted := running
+	counted.PopulatedClaims++
+	for name, test := range map[string]struct {
+		before, after v1alpha1.ChangedBlockRangeStatus
+		want          time.Duration
+	}{
+		"there is a claim":   {waiting, claimed, beginsAfter},
+		"it is being filled": {waiting, running, beginsAfter},
+		"the next step":      {provisioning, running, proceedsAfter},
+		"it answers":         {running, answered, beginsAfter},
+		"it answers soon":    {waiting, answered, beginsAfter},
+		"it goes on":         {answered, ahead, 0},
+		"one more claim":     {running, counted, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !canWait(&test.before, &test.after) {
+				t.Fatal("it cannot wait at all")
+			}
+			if got := patience(&test.before, &test.after); got != test.want {
+				t.Errorf("it can wait for %v, want %v", got, test.want)
+			}
+		})
+	}
 }

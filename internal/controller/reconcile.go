@@ -96,7 +96,11 @@ func (r *reconciler) ensureStatusInTime(ctx context.Context, cbr *v1alpha1.Chang
 		return 0, nil
 	}
 	if !urgent && canWait(before, after) {
-		if wait := r.writes.wait(key, cbr.DeletionTimestamp.IsZero() && onlyBegins(before, after), r.config.Now()); wait > 0 {
+		patience := patience(before, after)
+		if !cbr.DeletionTimestamp.IsZero() {
+			patience = 0
+		}
+		if wait := r.writes.wait(key, patience, r.config.Now()); wait > 0 {
 			return wait, nil
 		}
 	}

@@ -45,7 +45,7 @@ type beginning struct {
 }
 
 // populatingAfter is how long it is left untold that a claim is being populated: most are filled by then, and told so.
-const populatingAfter = 3 * time.Second
+const populatingAfter = 10 * time.Second
 
 func newEvents(r recorder.EventRecorder, tracer *tracing.Tracer) *events {
 	return &events{recorder: r, tracer: tracer, warned: map[types.UID]string{}, begun: map[types.UID]beginning{}}
