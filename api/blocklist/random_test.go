@@ -2,6 +2,7 @@ package blocklist
 
 import (
 	"bytes"
+	"cmp"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -9,19 +10,20 @@ import (
 	"testing"
 
 	"github.com/cbt-populator/cbt-populator/test/seeded"
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
 // The million lists that must survive a round trip take minutes with the race detector:
 //
 //	go test ./api/blocklist -run TestRandomLists -lists 1000000
 var (
-	listsFlag = flag.Int("lists", 100_000, "how many random lists TestRandomLists encodes and decodes")
+	listsFlag = flag.Int("lists", 0, "how many random lists TestRandomLists encodes and decodes; 0: 100,000, or 20,000 with -short")
 )
 
 // TestRandomLists takes every random list through both formats, encoded in random pieces.
 func TestRandomLists(t *testing.T) {
 	rng := seeded.Rand(t)
-	for i := range *listsFlag {
+	for i := range cmp.Or(*listsFlag, size.Of(100_000, 20_000)) {
 		most, l := 12, small
 		if i%5000 == 0 {
 			most, l = 30_000, formatLayout // lists of several chunks of full size

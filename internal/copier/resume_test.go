@@ -5,6 +5,7 @@ package copier
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,9 +24,10 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/internal/listops"
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
-var crashes = flag.Int("crashes", 60, "how many power failures to play")
+var crashes = flag.Int("crashes", 0, "how many copies TestPowerFailures has the power fail under; 0: 60, or 20 with -short")
 
 // childEnv has the test program be a copy that its parent kills. It holds Options as JSON.
 const childEnv = "COPIER_TEST_OPTIONS"
@@ -205,7 +207,7 @@ func (d *disk) fail() {
 func TestPowerFailures(t *testing.T) {
 	rng := random(t)
 	const capacity = 3 << 20
-	for range *crashes {
+	for range cmp.Or(*crashes, size.Of(60, 20)) {
 		extents := randomExtents(rng, capacity, 512, 100)
 		source, old := randomData(rng, capacity), make([]byte, capacity)
 		fill(rng, old)

@@ -3,6 +3,7 @@ package snapmeta
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -47,7 +48,7 @@ func TestPack(t *testing.T) {
 				t.Fatalf("%d bytes", n)
 			}
 			var got []blocklist.Extent
-			if got, packed = unpack(nil, packed); !cmp.Equal(want, got) {
+			if got, packed = unpack(nil, packed); !slices.Equal(want, got) {
 				t.Fatal(cmp.Diff(want, got))
 			}
 		}

@@ -1,0 +1,13 @@
+// Package size lets tests do the same with less when they run with -short, as every change is tested. The full size runs every
+// night and whenever -short is not said.
+package size
+
+import "testing"
+
+// Of returns full, or short with -short. The short size has to be large enough to fail for every reason for which the full one does.
+func Of(full, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return full
+}
