@@ -2,6 +2,7 @@ package lives
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -24,19 +25,23 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
 var (
-	unrelatedFlag = flag.Int("unrelated", 10000, "number of claims and of pods in the cluster that TestMemory measures, which have nothing to do with the controller")
-	rangesFlag    = flag.Int("ranges", 5000, "number of ChangedBlockRanges that one tenant then creates there")
+	unrelatedFlag = flag.Int("unrelated", 0, "number of claims and of pods in the cluster that TestMemory measures, which have nothing to do with the controller; 0: 10,000, or 1,000 with -short")
+	rangesFlag    = flag.Int("ranges", 0, "number of ChangedBlockRanges that one tenant then creates there; 0: 5,000, or 1,000 with -short")
 )
 
 // Bounds of the controller's resident memory in bytes, at its peak: beside claims and pods of others, and with many
-// ChangedBlockRanges too. The manifests limit it to 512 MiB.
+// ChangedBlockRanges too, about 300 MiB with 5,000. The manifests limit it to 512 MiB.
 const (
-	maxMemory           = 150 << 20
-	maxMemoryWithRanges = 300 << 20
+	maxMemory         = 150 << 20
+	maxMemoryPerRange = 30 << 10
 )
+
+// notesBytes is what each of the crowd's claims and pods holds besides what most have: the fewer of -short are as much to keep.
+func notesBytes() int { return size.Of(0, 100_000) }
 
 // TestMemory measures the controller's program in a cluster with many claims and pods that do not concern it, and then while
 // a tenant creates as many ChangedBlockRanges as nobody needs, which may not keep another tenant waiting either. They are on
@@ -49,7 +54,8 @@ func TestMemory(t *testing.T) {
 	if w.c, err = client.NewWithWatch(unlimited(server.Config), client.Options{Scheme: w.scheme}); err != nil {
 		t.Fatal(err)
 	}
-	w.crowd(*unrelatedFlag)
+	unrelated, ranges := cmp.Or(*unrelatedFlag, size.Of(10_000, 1_000)), cmp.Or(*rangesFlag, size.Of(5_000, 1_000))
+	w.crowd(unrelated)
 
 	program := filepath.Join(t.TempDir(), "controller")
 	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/controller").CombinedOutput(); err != nil {
@@ -71,15 +77,15 @@ func TestMemory(t *testing.T) {
 		t.Error(err)
 	}
 	w.waitForPrime(l)
-	w.checkMemory(cmd.Process.Pid, fmt.Sprintf("%d claims and %d pods", *unrelatedFlag, *unrelatedFlag), maxMemory)
-	w.floodRanges(*rangesFlag)
+	w.checkMemory(cmd.Process.Pid, fmt.Sprintf("%d claims and %d pods", unrelated, unrelated), maxMemory)
+	w.floodRanges(ranges)
 	other := w.newLife(deletions{at: provisioning})
 	if err := other.begin(provisioning); err != nil {
 		t.Error(err)
 	}
 	w.waitForPrime(other)
-	w.waitForStatuses("flood", *rangesFlag)
-	w.checkMemory(cmd.Process.Pid, fmt.Sprintf("and %d ChangedBlockRanges", *rangesFlag), maxMemoryWithRanges)
+	w.waitForStatuses("flood", ranges)
+	w.checkMemory(cmd.Process.Pid, fmt.Sprintf("and %d ChangedBlockRanges", ranges), maxMemory+maxMemoryPerRange*int64(ranges))
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
@@ -117,6 +123,7 @@ func (w *world) crowd(n int) {
 			},
 			Annotations: map[string]string{
 				"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 1000),
+				"application.example.com/notes":                    strings.Repeat("z", notesBytes()),
 				"volume.kubernetes.io/storage-provisioner":         "csi.example.com",
 				"pv.kubernetes.io/bind-completed":                  "yes",
 				"pv.kubernetes.io/bound-by-controller":             "yes",

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
 // chaos applies random operations to lives.
@@ -62,10 +63,10 @@ func fails(reason outcome.Reason) func(*chaos, *life) error {
 	}
 }
 
-// TestRandomLives does 1,000 random things to 20 claims, repairs everything, and checks that every claim that survived holds
+// TestRandomLives does 1,000 random things (300 with -short) to 20 claims, repairs everything, and checks that every claim that survived holds
 // the list that it should, and that nothing is left when all is deleted.
 func TestRandomLives(t *testing.T) {
-	const claims, steps = 20, 1000
+	const claims = 20
 	w := newWorld(t)
 	w.cfg.MaxConcurrent = claims / 2
 	c := &chaos{Rand: newRandom(t), w: w, asked: map[*life][]string{}, log: map[*life][]string{}}
@@ -77,7 +78,7 @@ func TestRandomLives(t *testing.T) {
 	for _, l := range c.lives {
 		c.asked[l] = []string{expectedList(l.newRange(), l.driver())}
 	}
-	for range steps {
+	for range size.Of(1000, 300) {
 		l := c.lives[c.IntN(len(c.lives))]
 		o := c.choose()
 		c.log[l] = append(c.log[l], o.name)
