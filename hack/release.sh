@@ -34,7 +34,7 @@ sed -i -e "s|^  controller: \"\"|  controller: \"$controller\"|" -e "s|^  popula
 epoch=$(git log -1 --format=%ct 2>/dev/null || echo 0)
 cp config/krew/cbr.yaml dist/cbr.yaml
 sed -i "s|{{VERSION}}|v$semver|g" dist/cbr.yaml
-for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do
+for platform in ${PLUGIN_PLATFORMS:-linux/amd64 linux/arm64 darwin/amd64 darwin/arm64}; do
   os=${platform%/*} arch=${platform#*/}
   CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -buildvcs=auto -ldflags='-s -w' -o "$BIN/.release/$os-$arch/kubectl-cbr" ./cmd/kubectl-cbr
   archive=kubectl-cbr_${os}_${arch}.tar.gz

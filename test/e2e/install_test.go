@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,16 @@ const (
 	// releaseDeadline bounds a release, which compiles the programs for all platforms.
 	releaseDeadline = 25 * time.Minute
 )
+
+// releasePlatforms returns the platforms of a release's images and of its plugin, and what has make build no others. With -short
+// it is the machine's only: to compile for all takes minutes.
+func releasePlatforms() (images, plugins, arguments []string) {
+	if !testing.Short() {
+		return []string{"linux/amd64", "linux/arm64"}, []string{"linux/amd64", "linux/arm64", "darwin/amd64", "darwin/arm64"}, nil
+	}
+	own := []string{"linux/" + runtime.GOARCH}
+	return own, own, []string{"PLATFORMS=" + own[0], "PLUGIN_PLATFORMS=" + own[0]}
+}
 
 // make runs a target of the checkout's Makefile.
 func (w *world) make(limit time.Duration, args ...string) string {
@@ -71,8 +82,9 @@ func TestInstallations(t *testing.T) {
 	w.tools("reader", "filled")
 	w.wantExtents("the list, after the controller has gone", w.readList("reader", "filled", "JSON"), blocks(2, 4, 9))
 
-	w.make(releaseDeadline, "release-manifests", "VERSION="+release, "KO_DOCKER_REPO="+localRegistry+"/release",
-		"KO_FLAGS=--base-import-paths --insecure-registry", "KO_DEFAULTBASEIMAGE="+localRegistry+"/base")
+	_, _, platforms := releasePlatforms()
+	w.make(releaseDeadline, append(platforms, "release-manifests", "VERSION="+release, "KO_DOCKER_REPO="+localRegistry+"/release",
+		"KO_FLAGS=--base-import-paths --insecure-registry", "KO_DEFAULTBASEIMAGE="+localRegistry+"/base")...)
 	w.checkRelease("../../dist")
 
 	w.run(nil, "apply", "--server-side", "-f", "../../dist/install.yaml")
@@ -135,7 +147,12 @@ func (w *world) wantNothingHanging(claims ...string) {
 // checkRelease looks at what a release consists of.
 func (w *world) checkRelease(dist string) {
 	w.Helper()
-	for _, name := range []string{"install.yaml", "images.txt", "cbr.yaml", "SHA256SUMS", "kubectl-cbr_linux_amd64.tar.gz", "kubectl-cbr_darwin_arm64.tar.gz"} {
+	imagePlatforms, pluginPlatforms, _ := releasePlatforms()
+	files := []string{"install.yaml", "images.txt", "cbr.yaml", "SHA256SUMS"}
+	for _, platform := range pluginPlatforms {
+		files = append(files, "kubectl-cbr_"+strings.ReplaceAll(platform, "/", "_")+".tar.gz")
+	}
+	for _, name := range files {
 		if _, err := os.Stat(filepath.Join(dist, name)); err != nil {
 			w.Errorf("the release lacks %s", name)
 		}
@@ -156,8 +173,9 @@ func (w *world) checkRelease(dist string) {
 		name, _, _ = strings.Cut(name, ":")
 		base := "http://" + localRegistry + "/v2/" + name + "/manifests/"
 		index := w.fetch(base + digest)
-		for _, architecture := range []string{`"amd64"`, `"arm64"`} {
-			if !strings.Contains(index, architecture) {
+		for _, platform := range imagePlatforms {
+			// The image of a single platform has no index.
+			if _, architecture, _ := strings.Cut(platform, "/"); len(imagePlatforms) > 1 && !strings.Contains(index, `"`+architecture+`"`) {
 				w.Errorf("%s has no image for %s:\n%s", image, architecture, index)
 			}
 		}
@@ -169,8 +187,10 @@ func (w *world) checkRelease(dist string) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	if strings.Contains(string(krew), "{{SHA256") || strings.Contains(string(krew), "{{VERSION") {
-		w.Errorf("the krew manifest was not filled in:\n%s", krew)
+	for _, platform := range pluginPlatforms {
+		if digest := "{{SHA256_" + strings.ReplaceAll(platform, "/", "_"); strings.Contains(string(krew), digest) || strings.Contains(string(krew), "{{VERSION") {
+			w.Errorf("the krew manifest was not filled in for %s:\n%s", platform, krew)
+		}
 	}
 }
 

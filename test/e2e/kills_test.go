@@ -18,15 +18,14 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
-const (
-	// slowBlocks at 64 a message and 150 ms between messages make a population of about 20 s.
-	slowBlocks = 8192
-)
+// slowBlocks at 64 a message and 150 ms between messages make a population of about 20 s, with -short 10 s.
+func slowBlocks() int64 { return int64(size.Of(8192, 4096)) }
 
 // kills returns how often each victim is killed.
-func kills() int { return orShort(10, 3) }
+func kills() int { return size.Of(10, 3) }
 
 // siege is a slow driver, a snapshot whose list is known, and a source of random moments.
 type siege struct {
@@ -45,7 +44,7 @@ func TestKills(t *testing.T) {
 	s := &siege{world: newWorld(t), rng: rand.New(rand.NewPCG(seed, seed))}
 	s.create(claim("source", "32Mi", corev1.PersistentVolumeBlock))
 	s.tools("writer", "source")
-	s.exec("writer", "dd if=/dev/urandom of=/dev/source bs=1M count=32 conv=notrunc 2>/dev/null\n"+syncDevice("/dev/source"))
+	s.exec("writer", fmt.Sprintf("dd if=/dev/urandom of=/dev/source bs=%d count=%d conv=notrunc 2>/dev/null\n", blockSize, slowBlocks())+syncDevice("/dev/source"))
 	s.takeSnapshot("snap", "source")
 	s.create(ranges("allocated", "", "snap"))
 	t.Cleanup(func() { s.cluster("restart", "csidriver", "--reset-args") })
@@ -181,7 +180,7 @@ func (s *siege) awaitBoundAfterKills() {
 func (s *siege) checkLists() {
 	s.Helper()
 	var want []int64
-	for n := range int64(slowBlocks) {
+	for n := range slowBlocks() {
 		want = append(want, n)
 	}
 	reader := "reader-" + strings.ToLower(filepath.Base(s.Name()))

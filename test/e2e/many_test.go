@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
 // podBound is the shipped configuration's bound on populators that have not ended.
@@ -24,7 +25,7 @@ func TestManyClaims(t *testing.T) {
 	w := newWorld(t)
 	w.guide("snap-1", "snap-2")
 	w.create(ranges("delta", "snap-1", "snap-2"))
-	manyClaims := orShort(200, 60)
+	manyClaims := size.Of(200, 60)
 	start := time.Now()
 	for i := range manyClaims {
 		w.create(listClaim(fmt.Sprintf("list-%d", i), "delta"))

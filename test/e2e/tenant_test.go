@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
 // tenant makes a client for a user who may edit the test's namespace, and nothing else.
@@ -104,7 +105,7 @@ func TestTenant(t *testing.T) {
 // TestTenantMakesThousands has a tenant create ChangedBlockRanges as fast as the API server takes them, while another wants a list.
 func TestTenantMakesThousands(t *testing.T) {
 	t.Parallel()
-	thousands := orShort(5000, 1000)
+	thousands := size.Of(5000, 1000)
 	w, other := newWorld(t), newWorld(t)
 	w.removal = 5 * time.Minute // so many objects, and an event about each
 	other.guide("snap-1", "snap-2")

@@ -118,14 +118,6 @@ type world struct {
 	removal time.Duration
 }
 
-// orShort returns full, or short with -short, which CI uses: the same steps, fewer times.
-func orShort(full, short int) int {
-	if testing.Short() {
-		return short
-	}
-	return full
-}
-
 // newWorld makes a namespace, and removes it after the test: its removal must not hang, because that is what a claim that
 // was left in Terminating looks like.
 func newWorld(t *testing.T) *world {
