@@ -22,6 +22,9 @@ KO_DOCKER_REPO ?=
 KO_FLAGS       ?= --base-import-paths
 KUBECTL        ?= $(shell command -v kubectl || echo $(BIN)/kubectl)
 
+# What tests without the race detector, and what they build, are compiled with: ko's flags, so that nothing is compiled twice.
+AS_SHIPPED := CGO_ENABLED=0 GOFLAGS="$(strip $(shell go env GOFLAGS) -trimpath)"
+
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 export CBT_CLUSTER_DIR := $(CLUSTER_DIR)
@@ -37,13 +40,13 @@ demo: cluster-up deploy-local ## A real cluster on this machine, two snapshots, 
 	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) examples/guide/run.sh
 
 .PHONY: test
-test: $(BIN)/cluster $(BIN)/helm $(BIN)/promtool ## Every test that needs no cluster node, with -race but for test/lives (sets up what it needs)
+test: $(BIN)/cluster $(BIN)/helm $(BIN)/promtool ## Every test that needs no cluster node, with -race but for test/lives (TEST_FLAGS=-short: smaller, as in CI)
 	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl,csi-snapshot-metadata
-	CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) go test -race -timeout 20m $$(go list ./... | grep -v /test/lives)
-	KUBEBUILDER_ASSETS=$(BIN) go test -timeout 20m ./test/lives
-	cd test/cluster && go test -race ./...
-	cd test/csidriver && go test -race ./...
-	cd test/bench && KUBEBUILDER_ASSETS=$(BIN) go test ./...
+	CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) go test -race -timeout 20m $$(go list ./... | grep -v /test/lives) $(TEST_FLAGS)
+	$(AS_SHIPPED) KUBEBUILDER_ASSETS=$(BIN) go test -timeout 20m ./test/lives $(TEST_FLAGS)
+	cd test/cluster && go test -race ./... $(TEST_FLAGS)
+	cd test/csidriver && go test -race ./... $(TEST_FLAGS)
+	cd test/bench && $(AS_SHIPPED) KUBEBUILDER_ASSETS=$(BIN) go test ./... $(TEST_FLAGS)
 
 .PHONY: test-lives
 test-lives: $(BIN)/cluster ## The lives that a claim can have, with -race and every pair of deletions (about ten minutes)
@@ -51,11 +54,11 @@ test-lives: $(BIN)/cluster ## The lives that a claim can have, with -race and ev
 	KUBEBUILDER_ASSETS=$(BIN) go test -race -timeout 30m ./test/lives -pairs -1
 
 .PHONY: e2e
-e2e: cluster-up deploy-local ## Every scenario on the real local cluster
+e2e: cluster-up deploy-local ## Every scenario on the real local cluster (E2E_FLAGS=-short: fewer repetitions, as in CI)
 	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) CBR_IMAGE=$$($(MAKE) -s --no-print-directory cli-image-local) \
 	KUBECTL_IMAGE=$(LOCAL_REGISTRY)/kubectl \
-	  go test -tags e2e -count 1 -timeout 40m -parallel 8 ./test/e2e/... $(E2E_FLAGS)
-	go test -tags e2e -count 1 ./test/tools
+	  $(AS_SHIPPED) go test -tags e2e -count 1 -timeout 40m -parallel 8 ./test/e2e/... $(E2E_FLAGS)
+	$(AS_SHIPPED) go test -tags e2e -count 1 ./test/tools
 
 .PHONY: bench
 bench: cluster-up deploy-local ## Measure it beside its peers, print a table, write docs/performance.md (BENCH_FLAGS=--help says what can be chosen)
@@ -163,10 +166,12 @@ generate: $(BIN)/controller-gen ## Generate deepcopy, CRD and RBAC from the Go t
 	cp config/components/cross-namespace/role.yaml $(CHART)/files/cross_namespace.yaml
 
 .PHONY: verify
-verify: generate ## Fail if generated files or formatting are stale
+verify: generate ## Fail if generated files or formatting are stale (make lint vets)
 	@test -z "$$(gofmt -l api cmd internal test)" || { gofmt -l api cmd internal test; exit 1; }
 	@git diff --exit-code -- api config charts || { echo 'Generated files are stale: commit what make generate wrote.' >&2; exit 1; }
-	go vet ./... && go vet -tags e2e ./test/e2e/...
+
+.PHONY: tools
+tools: $(BIN)/cluster $(BIN)/ko $(BIN)/controller-gen $(BIN)/golangci-lint $(BIN)/go-licenses $(BIN)/helm $(BIN)/promtool ## Build what the other targets use
 
 $(BIN)/ko $(BIN)/controller-gen $(BIN)/golangci-lint $(BIN)/go-licenses $(BIN)/helm: $(BIN)/%: test/cluster/components/%/go.mod
 	@mkdir -p $(BIN)
@@ -194,4 +199,4 @@ cover: ## Coverage of each package, which may not fall below test/coverage.txt
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Lint, including who may import whom
-	$(BIN)/golangci-lint run ./...
+	$(AS_SHIPPED) $(BIN)/golangci-lint run ./...
