@@ -116,6 +116,9 @@ func New() (*Server, error) {
 		BinaryAssetsDirectory: assets,
 		CRDDirectoryPaths:     crds,
 		ErrorIfCRDPathMissing: true,
+		// It takes seconds, but not while other tests and their compilers have the processors.
+		ControlPlaneStartTimeout: 2 * time.Minute,
+		ControlPlaneStopTimeout:  2 * time.Minute,
 	}}
 	// Without it the server drops a dataSourceRef that names another namespace.
 	server.environment.ControlPlane.GetAPIServer().Configure().Append("feature-gates", "CrossNamespaceVolumeDataSource=true")
