@@ -165,7 +165,7 @@ func (s *Stream) reach(density float64) float64 {
 // alignment returns what a boundary is to be a multiple of, but for the phase of the blocks, for units of about that width.
 func (s *Stream) alignment(width int64) int64 {
 	align := int64(minAlignment)
-	for align < width/16 {
+	for align < width/256 {
 		align *= 2
 	}
 	if block := s.first.check.blockSize; block > 0 {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"runtime"
@@ -26,6 +27,23 @@ func burn(cost time.Duration) error {
 		now, err := threadTime()
 		if err != nil || now-begin >= cost {
 			return err
+		}
+	}
+}
+
+// pause waits in the kernel, which is exact to some 50 µs. The runtime's timers are exact to a millisecond only while anything
+// else happens in the process, and so the less the more streams there are.
+func pause(wait time.Duration) error {
+	if wait <= 0 {
+		return nil
+	}
+	left := unix.NsecToTimespec(int64(wait))
+	for {
+		switch err := unix.Nanosleep(&left, &left); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("sleep: %w", err)
 		}
 	}
 }

@@ -124,8 +124,8 @@ func (l *lister) send(stream grpc.ServerStream, offset int64, limit int32) error
 		if err := burn(time.Duration(following-i) * l.cfg.CostPerExtent); err != nil {
 			return err
 		}
-		if l.cfg.WaitPerMessage > 0 {
-			time.Sleep(l.cfg.WaitPerMessage)
+		if err := pause(l.cfg.WaitPerMessage); err != nil {
+			return err
 		}
 		if err := stream.SendMsg(message); err != nil {
 			return err
