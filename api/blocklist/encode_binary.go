@@ -109,10 +109,11 @@ func (e *binaryEncoder) appendChunk() {
 // putExtents writes the packed values of a chunk to b and returns their length. b has room for two ten-byte numbers for
 // each extent.
 func putExtents(b []byte, extents []Extent, shift int) int {
+	shift &= 63 // it is no larger; the compiler need not look for every extent
 	n := 0
 	end, length := extents[0].Offset, int64(0)
 	for _, x := range extents {
-		v := uint64(x.Offset-end) >> (shift & 63) << 1
+		v := uint64(x.Offset-end) >> shift << 1
 		end = x.Offset + x.Length
 		if x.Length != length {
 			length = x.Length

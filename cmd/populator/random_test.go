@@ -19,10 +19,9 @@ import (
 
 const randomSeed = 20260801
 
-// TestRandomFaults runs the populator against 500 random volumes, options and combinations of faults, or the first 150
-// with -short. Each run has to end with
-// exactly the expected list, or with a reason, its exit code and no list; with faults that can be healed it has to be the
-// list.
+// TestRandomFaults runs the populator against 500 random volumes, options and combinations of faults, or the first 150 with
+// -short. Each run has to end with exactly the expected list, or with a reason, its exit code and no list; with faults that can
+// be healed it has to be the list.
 func TestRandomFaults(t *testing.T) {
 	t.Logf("seed %d", randomSeed)
 	for i := range size.Of(500, 150) {

@@ -5,7 +5,6 @@ package copier
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -207,7 +206,7 @@ func (d *disk) fail() {
 func TestPowerFailures(t *testing.T) {
 	rng := random(t)
 	const capacity = 3 << 20
-	for range cmp.Or(*crashes, size.Of(60, 20)) {
+	for range size.Or(*crashes, 60, 20) {
 		extents := randomExtents(rng, capacity, 512, 100)
 		source, old := randomData(rng, capacity), make([]byte, capacity)
 		fill(rng, old)

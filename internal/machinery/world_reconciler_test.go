@@ -131,10 +131,15 @@ func (w *world) rangeOf(pod *corev1.Pod) (*v1alpha1.ChangedBlockRange, error) {
 	var cbr v1alpha1.ChangedBlockRange
 	_, name, _ := strings.Cut(pod.Annotations[v1alpha1.AnnotationChangedBlockRange], "/")
 	err := w.c.Get(w.ctx, types.NamespacedName{Namespace: w.namespace, Name: name}, &cbr)
-	if apierrors.IsNotFound(err) || pod.Labels[v1alpha1.LabelChangedBlockRangeUID] != string(cbr.UID) {
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case pod.Labels[v1alpha1.LabelChangedBlockRangeUID] != string(cbr.UID):
 		return nil, nil
 	}
-	return &cbr, err
+	return &cbr, nil
 }
 
 func recordedIn(cbr *v1alpha1.ChangedBlockRange, pod *corev1.Pod) bool {

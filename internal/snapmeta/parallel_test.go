@@ -183,10 +183,7 @@ func randomCall(r *rand.Rand) fakes.Call {
 // TestParallel reads random volumes from services of all styles with random faults, by several streams: the list has to be
 // that of the volume, extent by extent, or where extents are cut differently from different offsets, byte by byte.
 func TestParallel(t *testing.T) {
-	runs := *parallelRuns
-	if runs == 0 {
-		runs = size.Of(400, 150)
-	}
+	runs := size.Or(*parallelRuns, 400, 150)
 	t.Logf("-parallel-seed=%d -parallel-runs=%d", *parallelSeed, runs)
 	for i := range runs {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {

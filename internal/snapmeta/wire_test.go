@@ -199,10 +199,7 @@ func marshal(t testing.TB, extents []blocklist.Extent) []byte {
 // TestWireRandom parses random messages: usual ones, odd ones, and either with some bytes changed.
 func TestWireRandom(t *testing.T) {
 	rng := seeded.Rand(t)
-	whole, messages := 0, *messagesFlag
-	if messages == 0 {
-		messages = size.Of(200_000, 40_000)
-	}
+	whole, messages := 0, size.Or(*messagesFlag, 200_000, 40_000)
 	for range messages {
 		b := randomMessage(rng, 0)
 		if rng.IntN(3) == 0 {

@@ -2,7 +2,6 @@ package lives
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -54,7 +53,7 @@ func TestMemory(t *testing.T) {
 	if w.c, err = client.NewWithWatch(unlimited(server.Config), client.Options{Scheme: w.scheme}); err != nil {
 		t.Fatal(err)
 	}
-	unrelated, ranges := cmp.Or(*unrelatedFlag, size.Of(10_000, 1_000)), cmp.Or(*rangesFlag, size.Of(5_000, 1_000))
+	unrelated, ranges := size.Or(*unrelatedFlag, 10_000, 1_000), size.Or(*rangesFlag, 5_000, 1_000)
 	w.crowd(unrelated)
 
 	program := filepath.Join(t.TempDir(), "controller")

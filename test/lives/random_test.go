@@ -63,8 +63,8 @@ func fails(reason outcome.Reason) func(*chaos, *life) error {
 	}
 }
 
-// TestRandomLives does 1,000 random things (300 with -short) to 20 claims, repairs everything, and checks that every claim that survived holds
-// the list that it should, and that nothing is left when all is deleted.
+// TestRandomLives does 1,000 random things (300 with -short) to 20 claims, repairs everything, and checks that every claim that
+// survived holds the list that it should, and that nothing is left when all is deleted.
 func TestRandomLives(t *testing.T) {
 	const claims = 20
 	w := newWorld(t)

@@ -2,7 +2,10 @@
 // night and whenever -short is not said.
 package size
 
-import "testing"
+import (
+	"cmp"
+	"testing"
+)
 
 // Of returns full, or short with -short. The short size has to be large enough to fail for every reason for which the full one does.
 func Of(full, short int) int {
@@ -11,3 +14,6 @@ func Of(full, short int) int {
 	}
 	return full
 }
+
+// Or returns what a flag chose, or Of(full, short) if that is 0.
+func Or(chosen, full, short int) int { return cmp.Or(chosen, Of(full, short)) }
