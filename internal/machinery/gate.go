@@ -72,6 +72,16 @@ type gate struct {
 	namespace  string
 	references *reference.Policy
 	settling   *settling
+	// running ends when the manager stops: queues ask without a context of their own, and a cache that is stopped while it
+	// starts would let them wait for its objects for good.
+	running context.Context
+	end     context.CancelFunc
+}
+
+func newGate(cache client.Reader, namespace string, references *reference.Policy, settling *settling) *gate {
+	g := &gate{cache: cache, namespace: namespace, references: references, settling: settling}
+	g.running, g.end = context.WithCancel(context.Background()) //nolint:gosec // the library calls end
+	return g
 }
 
 // admitOwn is admit for claims that refer to a ChangedBlockRange of their own namespace, admitForeign for the others.
@@ -86,7 +96,7 @@ func (g *gate) admit(key string, foreign bool) bool {
 	if !ok || name.Namespace == g.namespace {
 		return false
 	}
-	ctx := context.Background()
+	ctx := g.running
 	var claim corev1.PersistentVolumeClaim
 	if err := g.cache.Get(ctx, name, &claim); err != nil {
 		return false

@@ -42,6 +42,8 @@ type library struct {
 	cache     cache.Informers
 	settings  librarySettings
 	watchKeys func(context.Context) (stop func(), err error)
+	// end is called when the manager stops.
+	end func()
 }
 
 // librarySettings is what every instance is given.
@@ -65,6 +67,7 @@ func (*library) NeedLeaderElection() bool { return true }
 func (l *library) Start(ctx context.Context) error {
 	logger := log.FromContext(ctx).WithName("library")
 	defer l.settings.connection.close()
+	context.AfterFunc(ctx, l.end)
 	catchFatal()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)

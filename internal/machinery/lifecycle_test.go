@@ -1,15 +1,18 @@
 package machinery
 
 import (
+	"bytes"
 	"fmt"
-	"maps"
+	"net/http"
+	"runtime/pprof"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -154,7 +157,9 @@ func TestTerminalFailureIsNotRetried(t *testing.T) {
 
 func TestRetryableFailureIsRetried(t *testing.T) {
 	ok, bad := fill(t), fail(t, outcome.StreamFailed)
+	var ran sync.Map // the attempts of the pods that ran, by UID
 	w := newWorld(t, func(pod *corev1.Pod) *fakecluster.End {
+		ran.Store(pod.UID, attemptOf(pod))
 		if attemptOf(pod) < 3 {
 			return bad(pod)
 		}
@@ -163,16 +168,14 @@ func TestRetryableFailureIsRetried(t *testing.T) {
 	w.startController()
 	w.addRange("range")
 	claim := w.addClaim("claim", "range")
-	seen := map[types.UID]int{}
-	w.eventually("the claim is filled", func() bool {
-		if pod := w.pod(claim); pod != nil {
-			seen[pod.UID] = attemptOf(pod)
-		}
-		return w.get(claim) && claim.Status.Phase == corev1.ClaimBound && !hasFinalizer(claim)
+	w.waitFilled(claim)
+	var attempts []int
+	ran.Range(func(_, attempt any) bool {
+		attempts = append(attempts, attempt.(int))
+		return true
 	})
-	w.checkNothingLeft(claim)
-	if len(seen) != 3 {
-		t.Errorf("pods were seen of the attempts %v, want 3 of them", slices.Sorted(maps.Values(seen)))
+	if slices.Sort(attempts); !slices.Equal(attempts, []int{1, 2, 3}) {
+		t.Errorf("pods ran of the attempts %v, want 1 to 3", attempts)
 	}
 }
 
@@ -225,6 +228,32 @@ func TestRestarts(t *testing.T) {
 	if attemptOf(pod) != 1 {
 		t.Errorf("the list was written by attempt %d, want 1", attemptOf(pod))
 	}
+}
+
+// TestStopsWhileItStarts stops the controller when a populator pod is known already and the ChangedBlockRanges are not.
+func TestStopsWhileItStarts(t *testing.T) {
+	w := newWorld(t, hang)
+	w.startController()
+	w.addRange("range")
+	w.waitRunning(w.addClaim("claim", "range"))
+	w.stop()
+
+	w.transport = func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if strings.HasSuffix(r.URL.Path, "/"+v1alpha1.Resource) {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+			return next.RoundTrip(r)
+		})
+	}
+	w.startController()
+	w.eventually("the pod's event waits for the ChangedBlockRanges", func() bool {
+		var stacks bytes.Buffer
+		return pprof.Lookup("goroutine").WriteTo(&stacks, 2) == nil && strings.Contains(stacks.String(), "(*gate).admit")
+	})
+	w.stop()
+	w.transport = nil
 }
 
 func TestManyClaimsWithinTheBound(t *testing.T) {

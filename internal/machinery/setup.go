@@ -28,9 +28,8 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 	}
 
 	settling := newSettling(clock.RealClock{})
-	queues := newClaimQueues(cfg.Shards, &gate{
-		cache: mgr.GetCache(), namespace: cfg.PopulatorNamespace, references: cfg.References, settling: settling,
-	})
+	gate := newGate(mgr.GetCache(), cfg.PopulatorNamespace, cfg.References, settling)
+	queues := newClaimQueues(cfg.Shards, gate)
 	settling.later = queues.addAfter
 
 	fill := &filler{
@@ -75,6 +74,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 			metrics:    metrics,
 		},
 		watchKeys: waker.start,
+		end:       gate.end,
 	}
 	if err := mgr.Add(library); err != nil {
 		return fmt.Errorf("add the populator library to the manager: %w", err)

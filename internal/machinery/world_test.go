@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -80,6 +81,8 @@ type world struct {
 	cfg       Config
 	namespace string
 	stop      func()
+	// transport, if not nil, wraps the controller's connections.
+	transport func(http.RoundTripper) http.RoundTripper
 
 	// resolve and record switch the parts of the reconciler.
 	resolve, record atomic.Bool
@@ -155,6 +158,9 @@ func (w *world) startController() {
 		w.Fatal(err)
 	}
 	config.QPS = -1
+	if w.transport != nil {
+		config.Wrap(w.transport)
+	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:     w.scheme,
 		Logger:     log.Log,

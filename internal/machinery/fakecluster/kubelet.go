@@ -17,7 +17,8 @@ func (f *Cluster) pod(ctx context.Context, s *state, p *corev1.Pod) error {
 	ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 	switch {
 	case p.DeletionTimestamp != nil:
-		return client.IgnoreNotFound(f.client.Delete(ctx, p, client.GracePeriodSeconds(0)))
+		// Like the real one, this pod and no other: its successor may have the same name by now.
+		return client.IgnoreNotFound(f.client.Delete(ctx, p, client.GracePeriodSeconds(0), client.Preconditions{UID: &p.UID}))
 	case ended:
 		return nil
 	case p.Spec.NodeName == "":
