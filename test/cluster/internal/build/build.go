@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -33,12 +34,12 @@ func (b Builder) Build(ctx context.Context, components []Component) error {
 		return err
 	}
 	defer unlock()
-	toolchain, err := b.toolchain(ctx)
+	goes, err := b.toolchain(ctx)
 	if err != nil {
 		return err
 	}
 	for i, c := range components {
-		if err := b.one(ctx, c, toolchain, fmt.Sprintf("%d/%d", i+1, len(components))); err != nil {
+		if err := b.one(ctx, c, goes, fmt.Sprintf("%d/%d", i+1, len(components))); err != nil {
 			return err
 		}
 	}
@@ -67,21 +68,32 @@ func (b Builder) lock() (func(), error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// toolchain returns the compiler's version and target platform.
-func (b Builder) toolchain(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", "env", "GOVERSION", "GOOS", "GOARCH")
-	cmd.Dir = b.Layout.ComponentDir("ko")
+// toolchain is the Go that builds.
+type toolchain struct {
+	// id is its version and target platform.
+	id string
+	// kept holds what was built before, in this checkout or another one.
+	kept kept
+}
+
+func (b Builder) toolchain(ctx context.Context) (toolchain, error) {
+	cmd := exec.CommandContext(ctx, "go", "env", "-json", "GOVERSION", "GOOS", "GOARCH", "GOCACHE")
+	cmd.Dir = b.Layout.ComponentDir("kubernetes")
 	out, err := cmd.Output()
 	if err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			return "", errors.New("the go command is not in PATH; install Go 1.26 or newer")
+			return toolchain{}, errors.New("the go command is not in PATH; install Go 1.26 or newer")
 		}
-		return "", fmt.Errorf("go env: %w", err)
+		return toolchain{}, fmt.Errorf("go env: %w", err)
 	}
-	return strings.Join(strings.Fields(string(out)), " "), nil
+	var env struct{ GOVERSION, GOOS, GOARCH, GOCACHE string }
+	if err := json.Unmarshal(out, &env); err != nil {
+		return toolchain{}, fmt.Errorf("go env: %w", err)
+	}
+	return toolchain{id: env.GOVERSION + " " + env.GOOS + " " + env.GOARCH, kept: keptIn(env.GOCACHE)}, nil
 }
 
-func (b Builder) one(ctx context.Context, c Component, toolchain, position string) error {
+func (b Builder) one(ctx context.Context, c Component, goes toolchain, position string) error {
 	dir, binary := c.dir(b.Layout), b.Layout.Bin(c.Name)
 	version := "from this checkout"
 	var mark, flags string
@@ -93,10 +105,10 @@ func (b Builder) one(ctx context.Context, c Component, toolchain, position strin
 			return fmt.Errorf("build %s: %w", c.Name, err)
 		}
 		flags = ldflags(c, version)
-		if mark, err = stampOf(dir, toolchain, c.Package, flags); err != nil {
+		if mark, err = stampOf(dir, goes.id, c.Package, flags); err != nil {
 			return fmt.Errorf("build %s: %w", c.Name, err)
 		}
-		if !b.Force && current(binary, mark) {
+		if !b.Force && (current(binary, mark) || goes.kept.take(binary, mark)) {
 			b.Progress.reuse(c.Name)
 			return nil
 		}
@@ -108,7 +120,7 @@ func (b Builder) one(ctx context.Context, c Component, toolchain, position strin
 		return err
 	}
 	if mark != "" {
-		if err := os.WriteFile(stampFile(binary), []byte(mark+"\n"), 0o644); err != nil {
+		if err := errors.Join(writeStamp(binary, mark), goes.kept.put(binary, mark)); err != nil {
 			return fmt.Errorf("build %s: %w", c.Name, err)
 		}
 	}

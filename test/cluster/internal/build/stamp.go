@@ -41,6 +41,10 @@ func stampFile(binary string) string {
 	return filepath.Join(filepath.Dir(binary), "."+filepath.Base(binary)+".stamp")
 }
 
+func writeStamp(binary, stamp string) error {
+	return os.WriteFile(stampFile(binary), []byte(stamp+"\n"), 0o644)
+}
+
 // current says whether the binary exists and carries the stamp.
 func current(binary, stamp string) bool {
 	info, err := os.Stat(binary)
