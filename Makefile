@@ -42,10 +42,10 @@ demo: cluster-up deploy-local ## A real cluster on this machine, two snapshots, 
 .PHONY: test
 test: $(BIN)/cluster $(BIN)/helm $(BIN)/promtool ## Every test that needs no cluster node, with -race but for test/lives (TEST_FLAGS=-short: smaller, as in CI)
 	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl,csi-snapshot-metadata
-	CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) go test -race -timeout 20m $$(go list ./... | grep -v /test/lives) $(TEST_FLAGS)
+	CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) go test -race -trimpath -timeout 20m $$(go list ./... | grep -v /test/lives) $(TEST_FLAGS)
 	$(AS_SHIPPED) KUBEBUILDER_ASSETS=$(BIN) go test -timeout 20m ./test/lives $(TEST_FLAGS)
-	cd test/cluster && go test -race ./... $(TEST_FLAGS)
-	cd test/csidriver && go test -race ./... $(TEST_FLAGS)
+	cd test/cluster && go test -race -trimpath ./... $(TEST_FLAGS)
+	cd test/csidriver && go test -race -trimpath ./... $(TEST_FLAGS)
 	cd test/bench && $(AS_SHIPPED) KUBEBUILDER_ASSETS=$(BIN) go test ./... $(TEST_FLAGS)
 
 .PHONY: test-lives

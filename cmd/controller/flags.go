@@ -41,6 +41,13 @@ func parse(args []string, env func(string) string, output io.Writer) (*options, 
 	for _, err := range c.Validate() {
 		errs = append(errs, err)
 	}
+	if o.letGo {
+		// No more is needed than to know where.
+		errs = nil
+		if c.Namespace == "" {
+			errs = append(errs, errors.New("--let-go needs --populator-namespace"))
+		}
+	}
 	if len(errs) > 0 {
 		return nil, report(output, errors.Join(errs...))
 	}
@@ -66,6 +73,7 @@ func (o *options) parseFlags(args []string, env func(string) string, output io.W
 	fs.StringVar(&c.Metrics.BindAddress, "metrics-bind-address", c.Metrics.BindAddress, "address of /metrics; 0: none")
 	fs.StringVar(&c.Profiling.BindAddress, "profiling-bind-address", c.Profiling.BindAddress, "address of Go's profiles, /debug/pprof/; 0: none")
 	fs.IntVar(&c.Logging.Verbosity, "v", c.Logging.Verbosity, "verbosity of the log; 1 also tells what each claim waits for")
+	fs.BoolVar(&o.letGo, "let-go", false, "when no controller runs any more, take everything of this project off claims and ChangedBlockRanges, and exit: for uninstalling")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and exit")
 	if err := fs.Parse(args); err != nil {
 		return err

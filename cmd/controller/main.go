@@ -13,6 +13,7 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -36,6 +37,7 @@ type options struct {
 	config                 *config.ControllerConfiguration
 	configFile, kubeconfig string
 	showVersion            bool
+	letGo                  bool
 	logger                 logr.Logger
 	controllers            ctrlconfig.Controller // tests run more than one in a process
 }
@@ -53,27 +55,40 @@ func main() {
 	}
 	ctrl.SetLogger(opts.logger)
 	klog.SetLogger(opts.logger)
-	if err := run(ctrl.SetupSignalHandler(), opts); err != nil {
+	work := run
+	if opts.letGo {
+		work = letGo
+	}
+	if err := work(ctrl.SetupSignalHandler(), opts); err != nil {
 		opts.logger.Error(err, "controller failed")
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, o *options) error {
+// connect returns how to reach the API server, and the types that it is asked for.
+func connect(o *options) (*rest.Config, *runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(
 		clientgoscheme.AddToScheme(scheme), snapshotv1.AddToScheme(scheme),
 		smsv1beta1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme),
 	); err != nil {
-		return fmt.Errorf("build scheme: %w", err)
+		return nil, nil, fmt.Errorf("build scheme: %w", err)
 	}
-	fill := o.config.Machinery()
 	restConfig, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
-		return fmt.Errorf("configure API client: %w", err)
+		return nil, nil, fmt.Errorf("configure API client: %w", err)
 	}
 	// The API server limits by priority and fairness; a limit of our own would only add delay.
 	restConfig.QPS = -1
+	return restConfig, scheme, nil
+}
+
+func run(ctx context.Context, o *options) error {
+	restConfig, scheme, err := connect(o)
+	if err != nil {
+		return err
+	}
+	fill := o.config.Machinery()
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        o.logger,

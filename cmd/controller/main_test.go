@@ -64,6 +64,8 @@ func TestParse(t *testing.T) {
 		{"bad number", []string{"--library-shards=-1"}, env, "library.shards"},
 		{"unknown flag", []string{"--nonsense"}, env, "nonsense"},
 		{"version needs nothing", []string{"--version"}, nil, ""},
+		{"letting go needs no image", []string{"--let-go", "--populator-namespace=n"}, nil, ""},
+		{"letting go needs a namespace", []string{"--let-go"}, nil, "--populator-namespace"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var out bytes.Buffer

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -96,8 +98,17 @@ func TestInstallations(t *testing.T) {
 	w.wantNothingHanging("waiting", "stuck")
 
 	w.upgradeInMidFlight("../../dist")
-	w.run(nil, "delete", "changedblockranges", "--all", "--all-namespaces", "--timeout=120s")
+	held := listClaim("held", "held")
+	held.Spec.StorageClassName = w.classWithoutProvisioner(storagev1.VolumeBindingImmediate)
+	w.create(ranges("held", "snap-1", "snap-2"), held)
+	w.eventually("the claim is being populated", patience, func(ctx context.Context) (bool, string) {
+		var primes corev1.PersistentVolumeClaimList
+		err := api.List(ctx, &primes, client.InNamespace(populatorNS), client.HasLabels{v1alpha1.LabelClaimUID})
+		return len(primes.Items) == 1, fmt.Sprint(len(primes.Items), " prime claims, ", err)
+	})
 	w.helm("uninstall", "cbt-populator", "--namespace", populatorNS, "--wait")
+	w.wantLetGo("held", "held")
+	w.run(nil, "delete", "changedblockranges", "--all", "--all-namespaces", "--timeout=60s")
 	// Helm keeps the CustomResourceDefinition, and whoever installs otherwise later owns it.
 	w.run(nil, "delete", "namespace", populatorNS, "--wait")
 	w.run(nil, "delete", "crd", "changedblockranges.cbt.storage.k8s.io", "--wait")
@@ -142,6 +153,28 @@ func (w *world) wantNothingHanging(claims ...string) {
 		err := api.Get(ctx, client.ObjectKey{Name: populatorNS}, &corev1.Namespace{})
 		return apierrors.IsNotFound(err), "the namespace is still there"
 	})
+}
+
+// wantLetGo says what Helm left on a claim that was being populated and on its ChangedBlockRange, of what was made for them, and of
+// what did the work.
+func (w *world) wantLetGo(claim, cbr string) {
+	w.Helper()
+	var c corev1.PersistentVolumeClaim
+	var r v1alpha1.ChangedBlockRange
+	if err := errors.Join(w.get(claim, &c), w.get(cbr, &r)); err != nil {
+		w.Fatal(err)
+	}
+	for _, f := range append(c.Finalizers, r.Finalizers...) {
+		if strings.Contains(f, v1alpha1.GroupName) {
+			w.Errorf("after helm uninstall, claim %s or its ChangedBlockRange has the finalizer %s", claim, f)
+		}
+	}
+	left := string(w.run(nil, "-n", populatorNS, "get", "pods,persistentvolumeclaims,jobs,roles,rolebindings,serviceaccounts", "-o", "name"))
+	for name := range strings.Lines(left) {
+		if strings.Contains(name, "cbt-populator") || strings.Contains(name, "prime-") || strings.Contains(name, "populate-") {
+			w.Errorf("after helm uninstall there is %s", name)
+		}
+	}
 }
 
 // checkRelease looks at what a release consists of.

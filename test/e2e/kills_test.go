@@ -25,7 +25,7 @@ import (
 func slowBlocks() int64 { return int64(size.Of(8192, 4096)) }
 
 // kills returns how often each victim is killed.
-func kills() int { return size.Of(10, 3) }
+func kills() int { return size.Of(10, 2) }
 
 // siege is a slow driver, a snapshot whose list is known, and a source of random moments.
 type siege struct {

@@ -141,20 +141,8 @@ func TestNodeGivenUp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.guide("snap-1", "snap-2")
-	class := &storagev1.StorageClass{
-		ObjectMeta: metav1.ObjectMeta{Name: w.ns}, Provisioner: "played-by-the-test.example.com",
-		VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer),
-	}
-	if err := api.Create(context.Background(), class); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.Delete(context.Background(), class); err != nil {
-			t.Error(err)
-		}
-	})
 	list := listClaim("list", "delta")
-	list.Spec.StorageClassName = &class.Name
+	list.Spec.StorageClassName = w.classWithoutProvisioner(storagev1.VolumeBindingWaitForFirstConsumer)
 	w.create(ranges("delta", "snap-1", "snap-2"), list, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "backup"},
 		Spec: corev1.PodSpec{
@@ -170,6 +158,23 @@ func TestNodeGivenUp(t *testing.T) {
 		t.Errorf("the event does not name the node %s: %s", first.Annotations[annotationSelectedNode], note)
 	}
 	w.awaitPrime(list, string(first.UID))
+}
+
+// classWithoutProvisioner returns the name of a StorageClass whose provisioner only the test can play.
+func (w *world) classWithoutProvisioner(mode storagev1.VolumeBindingMode) *string {
+	w.Helper()
+	class := &storagev1.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{Name: w.ns}, Provisioner: "played-by-the-test.example.com", VolumeBindingMode: &mode,
+	}
+	if err := api.Create(context.Background(), class); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() {
+		if err := api.Delete(context.Background(), class); err != nil {
+			w.Error(err)
+		}
+	})
+	return &class.Name
 }
 
 const annotationSelectedNode = "volume.kubernetes.io/selected-node"

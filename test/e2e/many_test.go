@@ -19,13 +19,13 @@ import (
 // podBound is the shipped configuration's bound on populators that have not ended.
 const podBound = 20
 
-// TestManyClaims has 200 claims (60 with -short) of one ChangedBlockRange, created at once, become Bound with never more
+// TestManyClaims has 200 claims (30 with -short) of one ChangedBlockRange, created at once, become Bound with never more
 // populators than the bound.
 func TestManyClaims(t *testing.T) {
 	w := newWorld(t)
 	w.guide("snap-1", "snap-2")
 	w.create(ranges("delta", "snap-1", "snap-2"))
-	manyClaims := size.Of(200, 60)
+	manyClaims := size.Of(200, 30)
 	start := time.Now()
 	for i := range manyClaims {
 		w.create(listClaim(fmt.Sprintf("list-%d", i), "delta"))

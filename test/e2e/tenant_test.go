@@ -105,7 +105,7 @@ func TestTenant(t *testing.T) {
 // TestTenantMakesThousands has a tenant create ChangedBlockRanges as fast as the API server takes them, while another wants a list.
 func TestTenantMakesThousands(t *testing.T) {
 	t.Parallel()
-	thousands := size.Of(5000, 1000)
+	thousands := size.Of(5000, 500)
 	w, other := newWorld(t), newWorld(t)
 	w.removal = 5 * time.Minute // so many objects, and an event about each
 	other.guide("snap-1", "snap-2")

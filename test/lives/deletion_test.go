@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
 // deletions are what is deleted, one after the other, when the claim has come to phase at.
@@ -118,7 +120,7 @@ func sample(r *rand.Rand, all []deletions, n int) []deletions {
 // TestDeletions deletes everything that can be deleted, alone and in pairs, at each step of a claim's life.
 func TestDeletions(t *testing.T) {
 	w := newWorld(t)
-	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs(), *pairsFlag))
+	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs(), size.Or(*pairsFlag, 20, 8)))
 	w.startController()
 	w.each(w.livesFor(cases), func(l *life) error { return l.dieAndComeBack(func(bool) {}) })
 	w.checkNothingLeft()
@@ -128,7 +130,7 @@ func TestDeletions(t *testing.T) {
 // deleted is deleted while none runs.
 func TestDeletionsWithRestarts(t *testing.T) {
 	w := newWorld(t)
-	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs(), *pairsFlag))
+	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs(), size.Or(*pairsFlag, 20, 8)))
 	w.startController()
 	for batch := range slices.Chunk(w.livesFor(cases), atOnce) {
 		crew := w.newCrew(len(batch))

@@ -21,6 +21,7 @@ import (
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/reference"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
+	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
 const grantName = "backups"
@@ -66,7 +67,7 @@ func TestForeignDeletions(t *testing.T) {
 	w := newForeignWorld(t)
 	var lives []*life
 	cases, pairs := foreignDeletions()
-	for _, d := range slices.Concat(cases, sample(newRandom(t), pairs, *pairsFlag)) {
+	for _, d := range slices.Concat(cases, sample(newRandom(t), pairs, size.Or(*pairsFlag, 20, 8))) {
 		lives = append(lives, w.newForeignLife(d))
 	}
 	t.Logf("%d lives", len(lives))

@@ -1,11 +1,13 @@
 package lives
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"github.com/cbt-populator/cbt-populator/internal/machinery"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
 )
@@ -48,6 +50,42 @@ func TestLetGo(t *testing.T) {
 			w.checkNothingLeft()
 		})
 	}
+}
+
+// TestLetGoKeepsRanges runs what Helm runs once it has removed the controller: nothing is held any more, and a controller that is
+// installed later goes on with every claim.
+func TestLetGoKeepsRanges(t *testing.T) {
+	w := newWorld(t)
+	w.startController()
+	lives := w.everyPhase()
+	w.stop()
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	if err := machinery.LetGo(ctx, w.c, w.cfg.PopulatorNamespace); err != nil {
+		t.Fatal(err)
+	}
+	lives = w.each(lives, func(l *life) error {
+		return l.until("it is let go", func(s sight) string {
+			switch {
+			case s.claim == nil || s.cbr == nil:
+				return "the claim or its ChangedBlockRange is gone"
+			case len(s.cbr.Finalizers) > 0:
+				return "the ChangedBlockRange has a finalizer"
+			}
+			return checkNothingOfOurs(s)
+		})
+	})
+	w.startController()
+	w.each(lives, func(l *life) error {
+		l.let(everything)
+		if l.fate.at != waiting {
+			if err := l.filled(); err != nil {
+				return err
+			}
+		}
+		return l.end()
+	})
+	w.checkNothingLeft()
 }
 
 // everyPhase brings a claim as far as each phase, and one more until it has failed.

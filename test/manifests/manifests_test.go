@@ -85,7 +85,7 @@ func template(t *testing.T, args ...string) map[string]*unstructured.Unstructure
 // how the configuration's ConfigMap is called, in the images, and in the namespace, which helm is given.
 func TestChartInstallsWhatKustomizeDoes(t *testing.T) {
 	ours := objects(t, mustTool(t, "kubectl", "kustomize", root+"/config/default"))
-	theirs := template(t)
+	theirs := template(t, "--no-hooks")
 	delete(ours, "Namespace//cbt-populator")
 	ours, theirs = neutralised(t, ours), neutralised(t, theirs)
 	if len(ours) < 15 {

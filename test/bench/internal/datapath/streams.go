@@ -48,8 +48,9 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 	section := report.Section{
 		Key: "streams", Title: "Several streams from slow servers",
 		Text: "The same list from servers that cost something: CPU time per extent, as a conversion does, or a wait per message, as a driver " +
-			"does that asks a storage system. The populator is told to begin with so many streams; by default it adds them when a list turns out long.",
-		Heading: []string{"server", "streams", "million extents/s", "× one stream", "CPU ns/extent", "peak memory, MiB"},
+			"does that asks a storage system. The populator is told to begin with so many streams; by default it adds them when a list turns out long. " +
+			"What the server takes for an extent beside its cost is gRPC's and TLS's. Where both together keep all cores busy, no further stream helps.",
+		Heading: []string{"server", "streams", "million extents/s", "× one stream", "CPU ns/extent", "server's CPU ns/extent", "cores busy", "peak memory, MiB"},
 		Chart:   report.Chart{Axis: "× one stream (more is better)"},
 	}
 	for _, slow := range []struct {
@@ -66,7 +67,8 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 		for i, p := range standings {
 			times, n := p.Rate()/standings[0].Rate(), strconv.Itoa(1<<i)
 			section.Rows = append(section.Rows, []string{slow.title, n, report.Number(p.Rate() / 1e6), report.Number(times),
-				report.Number(p.CPUPerExtent()), strconv.FormatInt(p.Peak>>20, 10)})
+				report.Number(p.CPUPerExtent()), report.Number(float64(p.ServerCPU) / float64(p.Extents)),
+				report.Number(float64(p.CPU+p.ServerCPU) / float64(p.Wall)), strconv.FormatInt(p.Peak>>20, 10)})
 			section.Chart.Bars = append(section.Chart.Bars, report.Bar{Label: slow.title + ", streams: " + n, Value: times, Ours: true})
 		}
 	}
