@@ -25,6 +25,8 @@ const (
 	leastWork = 500 * time.Millisecond
 	// openingsWorth is how many times longer than a call's first message takes its part of the list must take.
 	openingsWorth = 3
+	// fill is the part of the memory that units are laid out to take.
+	fill = 0.9
 	// guessedBytes is what an extent takes when packed, until there is a figure.
 	guessedBytes = 2
 )
@@ -119,7 +121,7 @@ func (s *Stream) boundary() (at int, boundary int64) {
 		return 0, 0
 	}
 	width := left / int64(s.cfg.Streams-active+1)
-	if ahead := s.reach(float64(entries) / float64(covered)); ahead < float64(width) {
+	if ahead := s.reach(at, float64(entries)/float64(covered)); ahead < float64(width) {
 		width = int64(ahead)
 	}
 	align := s.alignment(width)
@@ -151,15 +153,21 @@ func (s *Stream) limit(u *unit) int64 {
 	return s.first.check.capacity
 }
 
-// reach returns how many bytes ahead of a reader another one may begin, so that what this one reads meanwhile finds room,
-// if there are so many extents a byte. The streams then lie evenly spread over what there is room for. The caller holds
-// the pool's mu.
-func (s *Stream) reach(density float64) float64 {
+// reach returns how many bytes ahead of the reader of the unit with index at another one may begin, so that what is read
+// meanwhile finds room, if there are so many extents a byte. The caller holds the pool's mu.
+//
+// Among n streams that are equally fast, one is to come to its end whenever another n-th of a unit has been read, so that there is
+// always one to begin and never much to wait for. When a unit of length w ends, those that follow it then have (n-1)/n, … 1/n of w
+// in memory, which is (n-1)/2 of w together, and the last one has to go on for (n-1)/n of w until its turn. In the beginning all
+// start at once, so the first unit is made shortest.
+func (s *Stream) reach(at int, density float64) float64 {
 	size := float64(guessedBytes)
 	if s.pool.entries > pieceExtents {
 		size = float64(s.pool.packed) / float64(s.pool.entries)
 	}
-	return 2 * float64(s.pool.bytes) / float64(s.cfg.Streams) / (size * density)
+	n := float64(s.cfg.Streams)
+	w := 2 * fill * float64(s.pool.bytes) / (n - 1)
+	return w / n * min(float64(at+1), n-1) / (size * density)
 }
 
 // alignment returns what a boundary is to be a multiple of, but for the phase of the blocks, for units of about that width.

@@ -41,7 +41,7 @@ func TestBoundary(t *testing.T) {
 		low, high       int64
 	}{
 		"sparse: an even share":       {0, tib, 0, 0, 1 << 20, 0, 1, tib / 5, tib / 3},
-		"dense: what there is memory": {0, tib, 4096, 0, gib, 0, gib / 8192, gib + 8*gib, gib + 64*gib},
+		"dense: what there is memory": {0, tib, 4096, 0, gib, 0, gib / 8192, gib + 4*gib, gib + 16*gib},
 		"up to the next unit":         {0, tib, 0, 0, gib, 9 * gib, 1, 2 * gib, 5 * gib},
 		"nothing read":                {0, tib, 0, 0, 0, 0, 0, 0, 0},
 		"next to nothing left":        {0, tib, 4096, 0, tib - 2<<20, 0, 1000, 0, 0},
@@ -64,6 +64,46 @@ func TestBoundary(t *testing.T) {
 		}
 		if got > 0 && (got <= c.position || (got-c.phase)%(1<<20) != 0 || c.block > 0 && (got-c.phase)%c.block != 0) {
 			t.Errorf("%s: %d is not on the grid", name, got)
+		}
+	}
+}
+
+// TestReach plays streams that are equally fast and a list without end, whose first unit is taken as it is read: hardly ever may
+// one of them find no room, in the beginning or later.
+func TestReach(t *testing.T) {
+	const ticks, extentEvery = 2000, 8192
+	const step = chunkBytes / guessedBytes * extentEvery // what is read of the volume in a tick
+	for _, n := range []int{2, 3, 4, 8} {
+		s := &Stream{cfg: Config{Streams: n}, pool: newPool(readAheadBytes, n)}
+		units := []*unit{{}}
+		ended := func(u *unit) bool { return u.limit > 0 && u.position >= u.limit }
+		reads := 0
+		for range ticks {
+			for len(units) < n {
+				at := len(units) - 1
+				u := units[at]
+				u.limit = u.position + int64(s.reach(at, 1.0/extentEvery))
+				units = append(units, &unit{start: u.limit, position: u.limit})
+			}
+			for i, u := range units {
+				u.rank = i
+				if ended(u) || i > 0 && !s.pool.room(u) {
+					continue
+				}
+				if i > 0 {
+					u.chunks = append(u.chunks, s.pool.take())
+				}
+				u.position += step
+				reads++
+			}
+			for ended(units[0]) {
+				units = units[1:]
+				s.pool.give(units[0].chunks...)
+				units[0].chunks = nil
+			}
+		}
+		if busy := float64(reads) / float64(n*ticks); busy < 0.97 {
+			t.Errorf("%d streams were reading for %.0f%% of the time", n, 100*busy)
 		}
 	}
 }

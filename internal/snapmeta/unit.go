@@ -10,6 +10,9 @@ import (
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 )
 
+// lateShare is the part of the memory, 1 in so many, that the last unit leaves to those before it: what fill leaves.
+const lateShare = 10
+
 // chunkBytes is the unit in which memory for packed extents is taken; the longest piece fits.
 const chunkBytes = 64 << 10
 
@@ -172,14 +175,15 @@ func (p *pool) put(ctx context.Context, u *unit, piece []byte, entries int) erro
 }
 
 // room reports whether u may take another chunk. The later its turn the smaller the part of the memory up to which it
-// may fill it, so that a late unit never keeps an early one from reading; and the next in turn can always go on.
+// may fill it, so that a late unit leaves room to an early one; and the next in turn can always go on. Units that are as far
+// apart as reach wants them never meet these bounds.
 func (p *pool) room(u *unit) bool {
 	if len(u.chunks) < 2 {
 		return true
 	}
 	share := p.bytes
-	if p.ranks > 1 && u.rank > 0 {
-		share = p.bytes * int64(max(p.ranks-u.rank, 1)) / int64(p.ranks-1)
+	if p.ranks > 1 && u.rank > 1 {
+		share -= p.bytes / lateShare * int64(min(u.rank, p.ranks)-1) / int64(p.ranks-1)
 	}
 	return p.used+chunkBytes <= share
 }
