@@ -108,8 +108,9 @@ func onceWrong() []deletions {
 	return all
 }
 
-// sample returns n of all, or all if n is negative.
-func sample(r *rand.Rand, all []deletions, n int) []deletions {
+// sample returns as many of all as -pairs says, or all if that is negative.
+func sample(r *rand.Rand, all []deletions) []deletions {
+	n := size.Or(*pairsFlag, 20, 8)
 	if n < 0 || n > len(all) {
 		return all
 	}
@@ -120,7 +121,7 @@ func sample(r *rand.Rand, all []deletions, n int) []deletions {
 // TestDeletions deletes everything that can be deleted, alone and in pairs, at each step of a claim's life.
 func TestDeletions(t *testing.T) {
 	w := newWorld(t)
-	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs(), size.Or(*pairsFlag, 20, 8)))
+	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs()))
 	w.startController()
 	w.each(w.livesFor(cases), func(l *life) error { return l.dieAndComeBack(func(bool) {}) })
 	w.checkNothingLeft()
@@ -130,7 +131,7 @@ func TestDeletions(t *testing.T) {
 // deleted is deleted while none runs.
 func TestDeletionsWithRestarts(t *testing.T) {
 	w := newWorld(t)
-	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs(), size.Or(*pairsFlag, 20, 8)))
+	cases := slices.Concat(singles(), onceWrong(), sample(newRandom(t), pairs()))
 	w.startController()
 	for batch := range slices.Chunk(w.livesFor(cases), atOnce) {
 		crew := w.newCrew(len(batch))

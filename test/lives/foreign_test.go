@@ -21,7 +21,6 @@ import (
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/reference"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
-	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
 const grantName = "backups"
@@ -67,7 +66,7 @@ func TestForeignDeletions(t *testing.T) {
 	w := newForeignWorld(t)
 	var lives []*life
 	cases, pairs := foreignDeletions()
-	for _, d := range slices.Concat(cases, sample(newRandom(t), pairs, size.Or(*pairsFlag, 20, 8))) {
+	for _, d := range slices.Concat(cases, sample(newRandom(t), pairs)) {
 		lives = append(lives, w.newForeignLife(d))
 	}
 	t.Logf("%d lives", len(lives))
