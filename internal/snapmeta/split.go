@@ -121,7 +121,8 @@ func (s *Stream) boundary() (at int, boundary int64) {
 		return 0, 0
 	}
 	width := left / int64(s.cfg.Streams-active+1)
-	if ahead := s.reach(at, float64(entries)/float64(covered)); ahead < float64(width) {
+	density := float64(entries) / float64(covered)
+	if ahead := s.reach(at, density); ahead < float64(width) && !s.fits(density) {
 		width = int64(ahead)
 	}
 	align := s.alignment(width)
@@ -161,13 +162,25 @@ func (s *Stream) limit(u *unit) int64 {
 // in memory, which is (n-1)/2 of w together, and the last one has to go on for (n-1)/n of w until its turn. In the beginning all
 // start at once, so the first unit is made shortest.
 func (s *Stream) reach(at int, density float64) float64 {
-	size := float64(guessedBytes)
-	if s.pool.entries > pieceExtents {
-		size = float64(s.pool.packed) / float64(s.pool.entries)
-	}
 	n := float64(s.cfg.Streams)
 	w := 2 * fill * float64(s.pool.bytes) / (n - 1)
-	return w / n * min(float64(at+1), n-1) / (size * density)
+	return w / n * min(float64(at+1), n-1) / (s.packedSize() * density)
+}
+
+// fits reports whether all that may ever be read ahead finds room, if there are so many extents a byte: then equal parts, which all
+// end at once, are read soonest. The caller holds the pool's mu.
+func (s *Stream) fits(density float64) bool {
+	n := float64(s.cfg.Streams)
+	left := float64(s.first.check.capacity - s.units[0].position)
+	return left*density*s.packedSize()*(n-1)/n <= fill*float64(s.pool.bytes)
+}
+
+// packedSize returns how many bytes of memory an extent takes. The caller holds the pool's mu.
+func (s *Stream) packedSize() float64 {
+	if s.pool.entries <= pieceExtents {
+		return guessedBytes
+	}
+	return float64(s.pool.packed) / float64(s.pool.entries)
 }
 
 // alignment returns what a boundary is to be a multiple of, but for the phase of the blocks, for units of about that width.

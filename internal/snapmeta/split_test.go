@@ -42,6 +42,7 @@ func TestBoundary(t *testing.T) {
 	}{
 		"sparse: an even share":       {0, tib, 0, 0, 1 << 20, 0, 1, tib / 5, tib / 3},
 		"dense: what there is memory": {0, tib, 4096, 0, gib, 0, gib / 8192, gib + 4*gib, gib + 16*gib},
+		"all fits: an even share":     {0, 1 << 36, 4096, 0, gib / 4, 0, gib / 4 / (16 << 10), gib/4 + 15*gib, gib/4 + 16*gib},
 		"up to the next unit":         {0, tib, 0, 0, gib, 9 * gib, 1, 2 * gib, 5 * gib},
 		"nothing read":                {0, tib, 0, 0, 0, 0, 0, 0, 0},
 		"next to nothing left":        {0, tib, 4096, 0, tib - 2<<20, 0, 1000, 0, 0},
