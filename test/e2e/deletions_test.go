@@ -26,7 +26,10 @@ const terminating = time.Minute
 // go must go, what can be populated must be, and every test's namespace must go in the end, with nothing left in ours.
 func TestDeletions(t *testing.T) {
 	w := newWorld(t)
-	t.Cleanup(func() { w.cluster("restart", "csidriver", "--reset-args") })
+	t.Cleanup(func() {
+		removals.Wait() // of namespaces in which the slow driver is at work
+		w.cluster("restart", "csidriver", "--reset-args")
+	})
 	w.cluster("restart", "csidriver", "--arg=--stream-delay=150ms", "--arg=--max-entries-per-message=64")
 
 	// A subtest that holds the parallel ones returns when they have all ended, and the driver is reset after that.

@@ -43,16 +43,21 @@ func releasePlatforms() (images, plugins, arguments []string) {
 }
 
 // make runs a target of the checkout's Makefile.
-func (w *world) make(limit time.Duration, args ...string) string {
+func (w *world) make(limit time.Duration, args ...string) {
 	w.Helper()
+	if err := runMake(limit, args...); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func runMake(limit time.Duration, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "make", append([]string{"--no-print-directory", "-C", "../.."}, args...)...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		w.Fatalf("make %s: %v\n%s", strings.Join(args, " "), err, out)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("make %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return nil
 }
 
 func (w *world) helm(args ...string) {
@@ -68,7 +73,13 @@ func (w *world) helm(args ...string) {
 // and by its chart, upgrades that in the middle of populations, and puts back what the other tests expect. It is not
 // parallel: nothing else runs meanwhile.
 func TestInstallations(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldAlone(t)
+	_, _, platforms := releasePlatforms()
+	released := make(chan error, 1)
+	go func() {
+		released <- runMake(releaseDeadline, append(platforms, "release-manifests", "VERSION="+release, "KO_DOCKER_REPO="+localRegistry+"/release",
+			"KO_FLAGS=--base-import-paths --insecure-registry", "KO_DEFAULTBASEIMAGE="+localRegistry+"/base")...)
+	}()
 	w.guide("snap-1", "snap-2")
 	installing.from = time.Now()
 	t.Cleanup(func() {
@@ -79,15 +90,15 @@ func TestInstallations(t *testing.T) {
 	w.create(ranges("delta", "snap-1", "snap-2"), listClaim("filled", "delta"))
 	w.awaitBound("filled")
 	w.create(listClaim("waiting", "not-there-yet"), ranges("refused", "snap-1", "gone"), listClaim("stuck", "refused"))
+	// Two runs of make would write the same folder.
+	if err := <-released; err != nil {
+		t.Fatal(err)
+	}
+	w.checkRelease("../../dist")
 	w.make(5*time.Minute, "undeploy", "KUSTOMIZATION=config/with-cross-namespace")
 	w.wantNothingHanging("waiting", "stuck")
 	w.tools("reader", "filled")
 	w.wantExtents("the list, after the controller has gone", w.readList("reader", "filled", "JSON"), blocks(2, 4, 9))
-
-	_, _, platforms := releasePlatforms()
-	w.make(releaseDeadline, append(platforms, "release-manifests", "VERSION="+release, "KO_DOCKER_REPO="+localRegistry+"/release",
-		"KO_FLAGS=--base-import-paths --insecure-registry", "KO_DEFAULTBASEIMAGE="+localRegistry+"/base")...)
-	w.checkRelease("../../dist")
 
 	w.run(nil, "apply", "--server-side", "-f", "../../dist/install.yaml")
 	w.awaitController(1)

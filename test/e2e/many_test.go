@@ -22,7 +22,7 @@ const podBound = 20
 // TestManyClaims has 200 claims (30 with -short) of one ChangedBlockRange, created at once, become Bound with never more
 // populators than the bound.
 func TestManyClaims(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldAlone(t)
 	w.guide("snap-1", "snap-2")
 	w.create(ranges("delta", "snap-1", "snap-2"))
 	manyClaims := size.Of(200, 30)
@@ -81,7 +81,7 @@ func (w *world) boundLists(ctx context.Context) int {
 // nothing and does nothing twice.
 func TestLeaderDies(t *testing.T) {
 	const claims = 10
-	w := newWorld(t)
+	w := newWorldAlone(t)
 	w.guide("snap-1", "snap-2")
 	scale := func(replicas string) {
 		w.run(nil, "-n", populatorNS, "scale", "deployment/cbt-populator-controller", "--replicas="+replicas)

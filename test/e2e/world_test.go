@@ -8,10 +8,12 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,8 +39,8 @@ const (
 	toolsImage        = "busybox:stable"
 	blockSize         = 4096
 	patience          = 2 * time.Minute
-	pollInterval      = 100 * time.Millisecond
-	namespaceDeadline = time.Minute
+	pollInterval      = 200 * time.Millisecond
+	namespaceDeadline = 2 * time.Minute
 )
 
 var (
@@ -57,7 +59,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	for _, check := range []func(context.Context) error{nothingLeft, rightsAreMinimal, secrets.finish} {
+	for _, check := range []func(context.Context) error{removed, nothingLeft, rightsAreMinimal, secrets.finish} {
 		if err := check(context.Background()); err != nil {
 			fmt.Fprintln(os.Stderr, "FAIL: after all tests:", err)
 			code = 1
@@ -118,8 +120,21 @@ type world struct {
 	removal time.Duration
 }
 
-// newWorld makes a namespace, and removes it after the test: its removal must not hang, because that is what a claim that
-// was left in Terminating looks like.
+// removals are the namespaces that are being removed: when the test that each belongs to ended, the next one begins. Their removal
+// must not hang, because that is what a claim that was left in Terminating looks like.
+var removals struct {
+	sync.WaitGroup
+	mu     sync.Mutex
+	failed []error
+}
+
+// removed says which namespaces did not go.
+func removed(context.Context) error {
+	removals.Wait()
+	return errors.Join(removals.failed...)
+}
+
+// newWorld makes a namespace, and removes it after the test.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}
@@ -131,16 +146,37 @@ func newWorld(t *testing.T) *world {
 		if t.Failed() {
 			w.dump()
 		}
-		if err := api.Delete(context.Background(), ns); err != nil {
-			t.Errorf("delete namespace %s: %v", ns.Name, err)
-			return
-		}
-		w.eventually("namespace "+ns.Name+" is gone", w.removal, func(ctx context.Context) (bool, string) {
-			err := api.Get(ctx, client.ObjectKeyFromObject(ns), ns)
-			return apierrors.IsNotFound(err), fmt.Sprint(ns.Status.Conditions)
+		removals.Go(func() {
+			if err := remove(context.Background(), ns, w.removal); err != nil {
+				removals.mu.Lock()
+				defer removals.mu.Unlock()
+				removals.failed = append(removals.failed, fmt.Errorf("namespace of %s: %w", t.Name(), err))
+			}
 		})
 	})
 	return w
+}
+
+// newWorldAlone is newWorld for a test that is not parallel and that nothing of an earlier one may meet.
+func newWorldAlone(t *testing.T) *world {
+	t.Helper()
+	removals.Wait()
+	return newWorld(t)
+}
+
+// remove deletes a namespace and waits until it is gone.
+func remove(ctx context.Context, ns *corev1.Namespace, limit time.Duration) error {
+	if err := api.Delete(ctx, ns); err != nil {
+		return fmt.Errorf("delete %s: %w", ns.Name, err)
+	}
+	err := wait.PollUntilContextTimeout(ctx, time.Second, limit, false, func(ctx context.Context) (bool, error) {
+		err := api.Get(ctx, client.ObjectKeyFromObject(ns), ns)
+		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+	})
+	if err != nil {
+		return fmt.Errorf("%s is not gone after %v: %w: %v", ns.Name, limit, err, ns.Status.Conditions)
+	}
+	return nil
 }
 
 // dump prints what someone would look at who has to find out why a test failed.

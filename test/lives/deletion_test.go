@@ -110,7 +110,7 @@ func onceWrong() []deletions {
 
 // sample returns as many of all as -pairs says, or all if that is negative.
 func sample(r *rand.Rand, all []deletions) []deletions {
-	n := size.Or(*pairsFlag, 20, 8)
+	n := size.Or(*pairsFlag, 20, 4)
 	if n < 0 || n > len(all) {
 		return all
 	}

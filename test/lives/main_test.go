@@ -22,7 +22,7 @@ const deadline = time.Minute
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of the random choices; 0: another one each time")
-	pairsFlag = flag.Int("pairs", 0, "number of pairs of deletions to try, chosen at random; 0: 20, or 8 with -short; -1: all")
+	pairsFlag = flag.Int("pairs", 0, "number of pairs of deletions to try, chosen at random; 0: 20, or 4 with -short; -1: all")
 )
 
 func TestMain(m *testing.M) {

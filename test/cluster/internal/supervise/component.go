@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +19,8 @@ type Component struct {
 	Name   string
 	Binary string
 	Args   []string
+	// Env is added to the environment that all components have.
+	Env []string
 	// Ready returns nil once the component does its work; a nil Ready is
 	// satisfied by the process having been started.
 	Ready func(context.Context) error
@@ -74,7 +77,7 @@ func start(launch func(*exec.Cmd) error, c Component, extra []string, logFile st
 		return nil, errors.Join(fmt.Errorf("start %s: %w", c.Name, err), log.Close())
 	}
 	cmd := exec.Command(c.Binary, args...)
-	cmd.Stdout, cmd.Stderr, cmd.Env, cmd.Dir = log, log, env, "/"
+	cmd.Stdout, cmd.Stderr, cmd.Env, cmd.Dir = log, log, slices.Concat(env, c.Env), "/"
 	// A process group of its own: what a terminal sends to the supervisor is not for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = launch(cmd)
