@@ -60,8 +60,13 @@ func (d *deletes) once(ctx context.Context, o client.Object, first func() error)
 	if err := first(); err != nil {
 		return false, err
 	}
+	return deleteExactly(ctx, d.client, o)
+}
+
+// deleteExactly deletes an object, but no other one of its name, and reports whether it was there.
+func deleteExactly(ctx context.Context, c client.Writer, o client.Object) (deleted bool, err error) {
 	uid := o.GetUID()
-	err = d.client.Delete(ctx, o, client.Preconditions{UID: &uid})
+	err = c.Delete(ctx, o, client.Preconditions{UID: &uid})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return false, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -55,46 +55,43 @@ func letGoOnce(ctx context.Context, c client.Client, populatorNamespace string) 
 		return -1, fmt.Errorf("look for what is to be let go: %w", err)
 	}
 	var errs []error
+	found := func(what client.Object, do func(context.Context, client.Client, client.Object) error) {
+		left++
+		log.FromContext(ctx).Info("letting go", "type", fmt.Sprintf("%T", what), "object", client.ObjectKeyFromObject(what))
+		// An object that changed meanwhile is looked at again.
+		if err := do(ctx, c, what); !apierrors.IsConflict(err) {
+			errs = append(errs, err)
+		}
+	}
+	without := func(finalizer string) func(context.Context, client.Client, client.Object) error {
+		return func(ctx context.Context, c client.Client, o client.Object) error {
+			return dropFinalizer(ctx, c, o, finalizer)
+		}
+	}
 	for i := range ranges.Items {
-		left += dropFinalizer(ctx, c, &ranges.Items[i], v1alpha1.FinalizerPopulating, &errs)
+		if slices.Contains(ranges.Items[i].Finalizers, v1alpha1.FinalizerPopulating) {
+			found(&ranges.Items[i], without(v1alpha1.FinalizerPopulating))
+		}
 	}
 	for i := range claims.Items {
-		left += dropFinalizer(ctx, c, &claims.Items[i], v1alpha1.FinalizerClaim, &errs)
+		if hasFinalizer(&claims.Items[i]) {
+			found(&claims.Items[i], without(v1alpha1.FinalizerClaim))
+		}
 	}
 	for i := range pods.Items {
-		left += dropObject(ctx, c, &pods.Items[i], &errs)
+		found(&pods.Items[i], dropObject)
 	}
 	for i := range primes.Items {
-		left += dropObject(ctx, c, &primes.Items[i], &errs)
+		found(&primes.Items[i], dropObject)
 	}
 	return left, errors.Join(errs...)
 }
 
-// dropFinalizer takes a finalizer off an object that has it, and returns 1 then. An object that changed meanwhile is looked at
-// again.
-func dropFinalizer(ctx context.Context, c client.Client, o client.Object, finalizer string, errs *[]error) int {
-	before := o.DeepCopyObject().(client.Object)
-	if !controllerutil.RemoveFinalizer(o, finalizer) {
-		return 0
-	}
-	log.FromContext(ctx).Info("taking the finalizer off", "type", fmt.Sprintf("%T", o), "object", client.ObjectKeyFromObject(o))
-	err := c.Patch(ctx, o, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		*errs = append(*errs, fmt.Errorf("take the finalizer off %T %s: %w", o, client.ObjectKeyFromObject(o), err))
-	}
-	return 1
-}
-
-// dropObject deletes an object and returns 1.
-func dropObject(ctx context.Context, c client.Client, o client.Object, errs *[]error) int {
+// dropObject deletes an object that is not being deleted yet.
+func dropObject(ctx context.Context, c client.Client, o client.Object) error {
 	if o.GetDeletionTimestamp() != nil {
-		return 1
+		return nil
 	}
-	log.FromContext(ctx).Info("deleting", "type", fmt.Sprintf("%T", o), "object", client.ObjectKeyFromObject(o))
-	uid := o.GetUID()
-	err := c.Delete(ctx, o, client.Preconditions{UID: &uid})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		*errs = append(*errs, fmt.Errorf("delete %T %s: %w", o, client.ObjectKeyFromObject(o), err))
-	}
-	return 1
+	_, err := deleteExactly(ctx, c, o)
+	return err
 }

@@ -230,13 +230,18 @@ func (r *releaser) removeFinalizer(ctx context.Context, claim *corev1.Persistent
 	if !hasFinalizer(claim) {
 		return nil
 	}
-	before := claim.DeepCopy()
-	claim.Finalizers = slices.DeleteFunc(slices.Clone(claim.Finalizers), func(f string) bool {
-		return f == v1alpha1.FinalizerClaim
-	})
-	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if err := r.client.Patch(ctx, claim, patch); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("remove the finalizer of claim %s: %w", nameOf(claim), err)
+	return dropFinalizer(ctx, r.client, claim, v1alpha1.FinalizerClaim)
+}
+
+// dropFinalizer takes a finalizer off an object, if that is still there. It insists on the version that was read, since a merge patch
+// replaces the whole list of finalizers.
+func dropFinalizer(ctx context.Context, c client.Client, o client.Object, finalizer string) error {
+	before := o.DeepCopyObject().(client.Object)
+	// The list may be a cache's.
+	o.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == finalizer }))
+	err := c.Patch(ctx, o, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("take the finalizer off %T %s: %w", o, client.ObjectKeyFromObject(o), err)
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ import (
 
 var (
 	unrelatedFlag = flag.Int("unrelated", 0, "number of claims and of pods in the cluster that TestMemory measures, which have nothing to do with the controller; 0: 10,000, or 1,000 with -short")
-	rangesFlag    = flag.Int("ranges", 0, "number of ChangedBlockRanges that one tenant then creates there; 0: 5,000, or 1,000 with -short")
+	rangesFlag    = flag.Int("ranges", 0, "number of ChangedBlockRanges that one tenant then creates there; 0: 5,000, or 500 with -short")
 )
 
 // Bounds of the controller's resident memory in bytes, at its peak: beside claims and pods of others, and with many
@@ -53,7 +53,7 @@ func TestMemory(t *testing.T) {
 	if w.c, err = client.NewWithWatch(unlimited(server.Config), client.Options{Scheme: w.scheme}); err != nil {
 		t.Fatal(err)
 	}
-	unrelated, ranges := size.Or(*unrelatedFlag, 10_000, 1_000), size.Or(*rangesFlag, 5_000, 1_000)
+	unrelated, ranges := size.Or(*unrelatedFlag, 10_000, 1_000), size.Or(*rangesFlag, 5_000, 500)
 	w.crowd(unrelated)
 
 	program := filepath.Join(t.TempDir(), "controller")
