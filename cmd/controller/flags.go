@@ -38,14 +38,14 @@ func parse(args []string, env func(string) string, output io.Writer) (*options, 
 		return o, nil
 	}
 	var errs []error
-	for _, err := range c.Validate() {
-		errs = append(errs, err)
-	}
 	if o.letGo {
 		// No more is needed than to know where.
-		errs = nil
 		if c.Namespace == "" {
 			errs = append(errs, errors.New("--let-go needs --populator-namespace"))
+		}
+	} else {
+		for _, err := range c.Validate() {
+			errs = append(errs, err)
 		}
 	}
 	if len(errs) > 0 {
