@@ -40,7 +40,7 @@ const (
 	blockSize         = 4096
 	patience          = 2 * time.Minute
 	pollInterval      = 200 * time.Millisecond
-	namespaceDeadline = 2 * time.Minute
+	namespaceDeadline = time.Minute
 )
 
 var (
@@ -121,7 +121,8 @@ type world struct {
 }
 
 // removals are the namespaces that are being removed: when the test that each belongs to ended, the next one begins. Their removal
-// must not hang, because that is what a claim that was left in Terminating looks like.
+// must not hang, because that is what a claim that was left in Terminating looks like; a test that has ended can fail no more, so the
+// run does.
 var removals struct {
 	sync.WaitGroup
 	mu     sync.Mutex
@@ -144,13 +145,14 @@ func newWorld(t *testing.T) *world {
 	w := &world{T: t, ns: ns.Name, removal: namespaceDeadline}
 	t.Cleanup(func() {
 		if t.Failed() {
-			w.dump()
+			t.Log(dump(ns.Name))
 		}
 		removals.Go(func() {
 			if err := remove(context.Background(), ns, w.removal); err != nil {
+				err = fmt.Errorf("namespace of %s: %w\n%s", t.Name(), err, dump(ns.Name))
 				removals.mu.Lock()
 				defer removals.mu.Unlock()
-				removals.failed = append(removals.failed, fmt.Errorf("namespace of %s: %w", t.Name(), err))
+				removals.failed = append(removals.failed, err)
 			}
 		})
 	})
@@ -169,29 +171,33 @@ func remove(ctx context.Context, ns *corev1.Namespace, limit time.Duration) erro
 	if err := api.Delete(ctx, ns); err != nil {
 		return fmt.Errorf("delete %s: %w", ns.Name, err)
 	}
+	var state error
 	err := wait.PollUntilContextTimeout(ctx, time.Second, limit, false, func(ctx context.Context) (bool, error) {
-		err := api.Get(ctx, client.ObjectKeyFromObject(ns), ns)
-		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+		state = api.Get(ctx, client.ObjectKeyFromObject(ns), ns)
+		// Tests restart the API server's neighbours, so one failed read says nothing.
+		return apierrors.IsNotFound(state), nil
 	})
 	if err != nil {
-		return fmt.Errorf("%s is not gone after %v: %w: %v", ns.Name, limit, err, ns.Status.Conditions)
+		return fmt.Errorf("%s is not gone after %v: %w", ns.Name, limit, errors.Join(state, fmt.Errorf("conditions: %v", ns.Status.Conditions)))
 	}
 	return nil
 }
 
-// dump prints what someone would look at who has to find out why a test failed.
-func (w *world) dump() {
+// dump returns what someone would look at who has to find out why a test in this namespace failed.
+func dump(ns string) string {
+	var seen strings.Builder
 	for _, args := range [][]string{
-		{"get", "pvc,volumesnapshot,cbr,pod", "-n", w.ns, "-o", "wide"},
-		{"get", "cbr", "-n", w.ns, "-o", "yaml"},
-		{"get", "events", "-n", w.ns},
+		{"get", "pvc,volumesnapshot,cbr,pod", "-n", ns, "-o", "wide"},
+		{"get", "cbr", "-n", ns, "-o", "yaml"},
+		{"get", "events", "-n", ns},
 		{"get", "pvc,pod", "-n", populatorNS},
 		{"get", "events", "-n", populatorNS},
 		{"logs", "-n", populatorNS, "deployment/cbt-populator-controller", "--tail=60"},
 	} {
 		out, _ := exec.Command("kubectl", args...).CombinedOutput()
-		w.Logf("kubectl %s\n%s", strings.Join(args, " "), out)
+		fmt.Fprintf(&seen, "kubectl %s\n%s\n", strings.Join(args, " "), out)
 	}
+	return seen.String()
 }
 
 // eventually waits until check says that what is true. The check's second result is the state that a failure prints.
