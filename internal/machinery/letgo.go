@@ -55,34 +55,29 @@ func letGoOnce(ctx context.Context, c client.Client, populatorNamespace string) 
 		return -1, fmt.Errorf("look for what is to be let go: %w", err)
 	}
 	var errs []error
-	found := func(what client.Object, do func(context.Context, client.Client, client.Object) error) {
+	found := func(what client.Object, do func() error) {
 		left++
 		log.FromContext(ctx).Info("letting go", "type", fmt.Sprintf("%T", what), "object", client.ObjectKeyFromObject(what))
 		// An object that changed meanwhile is looked at again.
-		if err := do(ctx, c, what); !apierrors.IsConflict(err) {
+		if err := do(); !apierrors.IsConflict(err) {
 			errs = append(errs, err)
 		}
 	}
-	without := func(finalizer string) func(context.Context, client.Client, client.Object) error {
-		return func(ctx context.Context, c client.Client, o client.Object) error {
-			return dropFinalizer(ctx, c, o, finalizer)
-		}
-	}
 	for i := range ranges.Items {
-		if slices.Contains(ranges.Items[i].Finalizers, v1alpha1.FinalizerPopulating) {
-			found(&ranges.Items[i], without(v1alpha1.FinalizerPopulating))
+		if held := &ranges.Items[i]; slices.Contains(held.Finalizers, v1alpha1.FinalizerPopulating) {
+			found(held, func() error { return dropFinalizer(ctx, c, held, v1alpha1.FinalizerPopulating) })
 		}
 	}
 	for i := range claims.Items {
-		if hasFinalizer(&claims.Items[i]) {
-			found(&claims.Items[i], without(v1alpha1.FinalizerClaim))
+		if held := &claims.Items[i]; hasFinalizer(held) {
+			found(held, func() error { return dropFinalizer(ctx, c, held, v1alpha1.FinalizerClaim) })
 		}
 	}
 	for i := range pods.Items {
-		found(&pods.Items[i], dropObject)
+		found(&pods.Items[i], func() error { return dropObject(ctx, c, &pods.Items[i]) })
 	}
 	for i := range primes.Items {
-		found(&primes.Items[i], dropObject)
+		found(&primes.Items[i], func() error { return dropObject(ctx, c, &primes.Items[i]) })
 	}
 	return left, errors.Join(errs...)
 }
