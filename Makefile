@@ -173,9 +173,9 @@ verify: generate ## Fail if generated files or formatting are stale
 .PHONY: tools
 tools: $(BIN)/cluster $(BIN)/ko $(BIN)/controller-gen $(BIN)/golangci-lint $(BIN)/go-licenses $(BIN)/helm $(BIN)/promtool ## Build what the other targets use
 
-$(BIN)/ko $(BIN)/controller-gen $(BIN)/golangci-lint $(BIN)/go-licenses $(BIN)/helm: $(BIN)/%: test/cluster/components/%/go.mod
-	@mkdir -p $(BIN)
-	test/cluster/components/build.sh $* $@
+$(BIN)/ko $(BIN)/controller-gen $(BIN)/golangci-lint $(BIN)/go-licenses $(BIN)/helm: $(BIN)/%: test/cluster/components/%/go.mod | $(BIN)/cluster
+	$(BIN)/cluster build --only $*
+	@touch $@
 
 # Debian's package, because Prometheus is large to compile; unpacked, not installed.
 $(BIN)/promtool:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,7 +127,7 @@ func TestHalfDoneBumpIsNamed(t *testing.T) {
 // requires, and the Kubernetes replaces fit its version.
 func TestPins(t *testing.T) {
 	root := "../../../.."
-	for _, c := range Components() {
+	for _, c := range append(Components(), Tools()...) {
 		if c.Module == "" {
 			continue
 		}
@@ -151,12 +152,16 @@ func TestPins(t *testing.T) {
 }
 
 func TestSelect(t *testing.T) {
-	got, err := Select([]string{"kubectl", "etcd"})
+	got, err := Select([]string{"kubectl", "helm", "etcd"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"etcd", "kubectl"}, Names(got)); diff != "" {
+	if diff := cmp.Diff([]string{"etcd", "kubectl", "helm"}, Names(got)); diff != "" {
 		t.Error(diff)
+	}
+	all, err := Select(nil)
+	if err != nil || slices.Contains(Names(all), "helm") {
+		t.Errorf("all components: %v, %v", Names(all), err)
 	}
 	if _, err := Select([]string{"etcd", "kubelt"}); err == nil || !strings.Contains(err.Error(), `"kubelt"`) {
 		t.Errorf("an unknown component is not named: %v", err)

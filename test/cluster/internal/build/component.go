@@ -63,12 +63,26 @@ func Components() []Component {
 	}
 }
 
-// Select returns the named components in build order, all of them for no name.
-func Select(names []string) ([]Component, error) {
-	all := Components()
-	if len(names) == 0 {
-		return all, nil
+// Tools are the programs that the Makefile uses beside the cluster. They are built on request only.
+func Tools() []Component {
+	tool := func(name, module, folder string) Component {
+		return Component{Name: name, Dir: pinned + name, Package: module + folder, Module: module}
 	}
+	return []Component{
+		tool("ko", "github.com/google/ko", ""),
+		tool("controller-gen", "sigs.k8s.io/controller-tools", "/cmd/controller-gen"),
+		tool("golangci-lint", "github.com/golangci/golangci-lint/v2", "/cmd/golangci-lint"),
+		tool("go-licenses", "github.com/google/go-licenses", ""),
+		tool("helm", "helm.sh/helm/v4", "/cmd/helm"),
+	}
+}
+
+// Select returns the named components and tools in build order, for no name all components.
+func Select(names []string) ([]Component, error) {
+	if len(names) == 0 {
+		return Components(), nil
+	}
+	all := append(Components(), Tools()...)
 	var chosen []Component
 	for _, c := range all {
 		if slices.Contains(names, c.Name) {
