@@ -25,9 +25,9 @@ KUBECTL        ?= $(shell command -v kubectl || echo $(BIN)/kubectl)
 # What tests without the race detector, and what they build, are compiled with: ko's flags, so that nothing is compiled twice.
 AS_SHIPPED := CGO_ENABLED=0 GOFLAGS="$(strip $(shell go env GOFLAGS) -trimpath)"
 
-# Compilers and linters that collect garbage less often take a fifth less CPU time. The tests do not: some measure memory.
+# Compilers and linters that collect garbage less often take a fifth less CPU time. Not for tests: some measure memory.
 COMPILING := GOGC=400 GOMEMLIMIT=2GiB
-GO_TEST   := $(COMPILING) go test -exec 'env -u GOGC -u GOMEMLIMIT'
+GO_TEST   := go test -toolexec 'env $(COMPILING)'
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
