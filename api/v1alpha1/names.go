@@ -25,9 +25,14 @@ const (
 	// AnnotationDriver names the CSI driver that the pod asks; driver names may be longer than a label's value.
 	AnnotationDriver = GroupName + "/driver"
 
-	// AnnotationResultRecorded, with the value "true", is set by the reconciler on a finished pod once the pod's result is
-	// in the ChangedBlockRange's status, unless the status itself says so of this pod (recordedPod). Until one of them does, the
-	// pod must neither be deleted nor replaced, nor its claim completed, because the pod is the only place where the result is.
+	// AnnotationSource is the pod's ListFingerprint: a pod with another one than the ChangedBlockRange has by now makes the wrong
+	// list, and its result is not about the snapshots in the status.
+	AnnotationSource = GroupName + "/source"
+
+	// AnnotationResultRecorded, with the value "true", is set by the reconciler on a finished pod once the pod's result is in the
+	// ChangedBlockRange's status, or turned out to be about other snapshots, unless the status itself says so of this pod
+	// (recordedPod). Until one of them does, the pod must neither be deleted nor replaced, nor its claim completed, because the pod
+	// is the only place where the result is.
 	AnnotationResultRecorded = GroupName + "/result-recorded"
 
 	// AnnotationFailure, on a prime claim, is how the last attempt to fill it failed (internal/outcome: Failure), once the

@@ -112,7 +112,12 @@ func aPod(claim string, change ...func(*corev1.Pod)) corev1.Pod {
 				v1alpha1.LabelClaimUID: "uid-" + claim, v1alpha1.LabelChangedBlockRangeUID: "cbr-uid",
 				v1alpha1.LabelComponent: v1alpha1.ComponentPopulator,
 			},
-			Annotations: map[string]string{v1alpha1.AnnotationClaimNamespace: "app", v1alpha1.AnnotationClaimName: claim, v1alpha1.AnnotationChangedBlockRange: "app/cbr"},
+			Annotations: map[string]string{
+				v1alpha1.AnnotationClaimNamespace: "app", v1alpha1.AnnotationClaimName: claim, v1alpha1.AnnotationChangedBlockRange: "app/cbr",
+				v1alpha1.AnnotationSource: fingerprint(aRange(), &v1alpha1.ChangedBlockRangeStatus{
+					Driver: "driver", FromSnapshotHandle: "handle-from", ToSnapshotHandle: "handle-to",
+				}),
+			},
 		},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
 			Name: v1alpha1.ContainerPopulate, Image: "registry.test/populator", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},

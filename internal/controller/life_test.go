@@ -111,9 +111,18 @@ func (c *cluster) bindClaim(claim *corev1.PersistentVolumeClaim) {
 	change(c, claim, true, func(o *corev1.PersistentVolumeClaim) { o.Status.Phase = corev1.ClaimBound })
 }
 
-// createPod plays the machinery.
+// createPod plays the machinery, which waits until it knows what to read.
 func (c *cluster) createPod(claim *corev1.PersistentVolumeClaim, cbr *v1alpha1.ChangedBlockRange) *corev1.Pod {
 	c.Helper()
+	c.until(cbr.Name+" may be populated", func(ctx context.Context) string {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(cbr), cbr); err != nil {
+			return err.Error()
+		}
+		if !cbr.MayPopulate() {
+			return fmt.Sprintf("it is %+v", cbr.Status)
+		}
+		return ""
+	})
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Namespace: populatorNamespace, GenerateName: "populate-",
 		Labels: map[string]string{
@@ -122,7 +131,7 @@ func (c *cluster) createPod(claim *corev1.PersistentVolumeClaim, cbr *v1alpha1.C
 		},
 		Annotations: map[string]string{
 			v1alpha1.AnnotationClaimNamespace: claim.Namespace, v1alpha1.AnnotationClaimName: claim.Name,
-			v1alpha1.AnnotationChangedBlockRange: cbr.Namespace + "/" + cbr.Name,
+			v1alpha1.AnnotationChangedBlockRange: cbr.Namespace + "/" + cbr.Name, v1alpha1.AnnotationSource: cbr.ListFingerprint(),
 		},
 	}}
 	pod.Spec.Containers = []corev1.Container{{Name: v1alpha1.ContainerPopulate, Image: "registry.test/populator"}}

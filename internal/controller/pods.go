@@ -57,6 +57,18 @@ func attempts(pods []corev1.Pod, inStatus *v1alpha1.RecordedPod) []attempt {
 	return all
 }
 
+// current returns the attempts to list what the status names. The others began before a snapshot was replaced by another one of its
+// name: how they end says nothing about these.
+func current(cbr *v1alpha1.ChangedBlockRange, status *v1alpha1.ChangedBlockRangeStatus, tries []attempt) []attempt {
+	asked := fingerprint(cbr, status)
+	return slices.DeleteFunc(slices.Clone(tries), func(a attempt) bool { return a.pod.Annotations[v1alpha1.AnnotationSource] != asked })
+}
+
+// fingerprint is that of the list which a ChangedBlockRange asks for by this status.
+func fingerprint(cbr *v1alpha1.ChangedBlockRange, status *v1alpha1.ChangedBlockRangeStatus) string {
+	return (&v1alpha1.ChangedBlockRange{Spec: cbr.Spec, Status: *status}).ListFingerprint()
+}
+
 // finished reports whether nothing more is to be expected of a pod: it has ended, or its populator has written the list and
 // ended. In the latter case the phase of the pod follows a second or two later, when the kubelet has taken its sandbox down.
 func finished(pod *corev1.Pod) bool {

@@ -72,13 +72,13 @@ func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) 
 		}
 	}
 	after := computeStatus(seen, found, tries, r.config.Now())
-	after.RecordedPod = recordedPod(&cbr.Status, &after, tries)
+	after.RecordedPod = recordedPod(cbr, &after, tries)
 	failed := slices.ContainsFunc(tries, func(a attempt) bool { return a.finished && !a.recorded && !a.succeeded() })
 	wait, err := r.ensureStatusInTime(ctx, cbr, &after, failed)
 	if err != nil {
 		return 0, err
 	}
-	r.announce.aboutClaims(seen, claimEvents(seen, found, tries, &after))
+	r.announce.aboutClaims(seen, claimEvents(seen, found, current(cbr, &after, tries), &after))
 	if err := r.ensureRecorded(ctx, tries, &after); err != nil {
 		return 0, err
 	}

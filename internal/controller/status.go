@@ -27,6 +27,7 @@ func computeStatus(seen *observation, found resolution, tries []attempt, now tim
 		meta.RemoveStatusCondition(&next.Conditions, v1alpha1.ConditionReady)
 	}
 
+	tries = current(seen.cbr, next, tries)
 	last := lastAttempt(tries)
 	if listed := lastUnrecordedSuccess(tries); listed != nil {
 		writeFigures(next, listed.result)
@@ -101,9 +102,10 @@ func writeFigures(status *v1alpha1.ChangedBlockRangeStatus, result outcome.Resul
 // written anyway, which saves that pod an annotation. There is room for one, which stays as long as the pod that is named is
 // there. A list that is not what was asked for is left to the annotation, which follows the event on the claim: so that event is
 // sent however often the controller dies.
-func recordedPod(before, after *v1alpha1.ChangedBlockRangeStatus, tries []attempt) *v1alpha1.RecordedPod {
+func recordedPod(cbr *v1alpha1.ChangedBlockRange, after *v1alpha1.ChangedBlockRangeStatus, tries []attempt) *v1alpha1.RecordedPod {
+	before := &cbr.Status
 	named := func(a attempt) bool { return isPod(before.RecordedPod, a.pod) }
-	listed := lastUnrecordedSuccess(tries)
+	listed := lastUnrecordedSuccess(current(cbr, after, tries))
 	if listed == nil || fellBack(listed.result, after) || slices.ContainsFunc(tries, named) || equality.Semantic.DeepEqual(before, after) {
 		return before.RecordedPod
 	}

@@ -82,6 +82,16 @@ func TestStatusOfAPopulatedRange(t *testing.T) {
 		if again := recompute(seen, late); again.State == v1alpha1.StateReady || again.EntryCount != nil {
 			t.Errorf("the old list came back: %+v", again)
 		}
+		// Nobody had looked at its end, as when the controller was down meanwhile.
+		seen.pods = []corev1.Pod{aPod("a", ended(t, late, threeBlocks()))}
+		tries := attempts(seen.pods, nil)
+		after = computeStatus(seen, resolve(seen), tries, late)
+		if after.State == v1alpha1.StateReady || after.EntryCount != nil || after.ListDigest != "" {
+			t.Errorf("the old list became the new one's: %+v", after)
+		}
+		if pod := recordedPod(seen.cbr, &after, tries); pod != nil {
+			t.Errorf("the status claims to have the result of %+v", pod)
+		}
 	})
 }
 

@@ -115,11 +115,11 @@ func failedVerdict(reason outcome.Reason, message string) *verdict {
 // failureVerdict returns the verdict over the last attempt whose pod is gone, from what is written on the prime claims; nil if none
 // of them is about this ChangedBlockRange and these snapshots, because then another attempt follows.
 func failureVerdict(seen *observation, status *v1alpha1.ChangedBlockRangeStatus) *verdict {
-	asked := &v1alpha1.ChangedBlockRange{Spec: seen.cbr.Spec, Status: *status}
+	asked := fingerprint(seen.cbr, status)
 	var last *outcome.Failure
 	for i := range seen.failures {
 		f := &seen.failures[i]
-		if f.SourceUID != string(seen.cbr.UID) || f.Source != asked.ListFingerprint() || !slices.Contains(outcome.Reasons(), f.Reason) {
+		if f.SourceUID != string(seen.cbr.UID) || f.Source != asked || !slices.Contains(outcome.Reasons(), f.Reason) {
 			continue
 		}
 		if last == nil || f.At.After(last.At) {

@@ -17,7 +17,7 @@ import (
 func failureOf(pod *corev1.Pod) outcome.Failure {
 	f := outcome.Failure{
 		SourceUID: pod.Labels[v1alpha1.LabelChangedBlockRangeUID],
-		Source:    pod.Annotations[annotationSource],
+		Source:    pod.Annotations[v1alpha1.AnnotationSource],
 		Setting:   pod.Annotations[annotationSetting],
 		Attempt:   attemptOf(pod),
 		At:        finishedAt(pod).UTC().Truncate(time.Second),

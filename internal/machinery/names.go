@@ -27,8 +27,6 @@ const (
 	annotationAttempt = v1alpha1.GroupName + "/attempt"
 	// annotationPrimeUID is the UID of the prime claim that the pod writes to: its result says nothing about another one.
 	annotationPrimeUID = v1alpha1.GroupName + "/prime-uid"
-	// annotationSource is a digest of what the list is made from; a pod with another one makes the wrong list.
-	annotationSource = v1alpha1.GroupName + "/source"
 	// annotationSetting is a digest of how the list is made: where the service is, which image. When it changes, a
 	// failure that was final is worth another attempt.
 	annotationSetting = v1alpha1.GroupName + "/setting"

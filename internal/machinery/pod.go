@@ -110,7 +110,7 @@ func podMeta(cfg *Config, source podSource, target podClaim) metav1.ObjectMeta {
 		annotationAttempt:                    strconv.Itoa(target.attempt),
 		annotationPrimeUID:                   string(target.prime.UID),
 		v1alpha1.AnnotationDriver:            source.cbr.Status.Driver,
-		annotationSource:                     source.cbr.ListFingerprint(),
+		v1alpha1.AnnotationSource:            source.cbr.ListFingerprint(),
 		annotationSetting:                    settingDigest(cfg, source),
 	})
 	return meta

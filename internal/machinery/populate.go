@@ -165,7 +165,6 @@ func (f *filler) source(ctx context.Context, claim, prime *corev1.PersistentVolu
 		return source, want, fmt.Errorf("get SnapshotMetadataService %s: %w", cbr.Status.Driver, err)
 	}
 	source.service = &service
-	want.source = source.cbr.ListFingerprint()
 	want.setting = settingDigest(f.cfg, source)
 	return source, want, nil
 }

@@ -192,6 +192,34 @@ func TestPopulateCreatesNoPod(t *testing.T) {
 	}
 }
 
+// TestListOfOtherSnapshotsIsNotHandedOver: a snapshot was replaced by another one of its name while the pod ran, whether the
+// ChangedBlockRange is resolved at the moment or not.
+func TestListOfOtherSnapshotsIsNotHandedOver(t *testing.T) {
+	for name, unresolve := range map[string]func(*v1alpha1.ChangedBlockRange){
+		"resolved":   func(*v1alpha1.ChangedBlockRange) {},
+		"unresolved": func(cbr *v1alpha1.ChangedBlockRange) { cbr.Status.Conditions[0].ObservedGeneration = 0 },
+	} {
+		for _, replaced := range []bool{false, true} {
+			b := newBench(t, func(_ podClaim, s podSource, _ *corev1.PersistentVolume) {
+				if replaced {
+					s.cbr.Status.ToSnapshotHandle = "another"
+				}
+				unresolve(s.cbr)
+			}, interceptor.Funcs{}, endedPod(t, corev1.PodSucceeded, outcome.Populated))
+			complete, err := b.complete(context.Background(), b.target.claim, b.target.prime)
+			if err != nil || complete == replaced {
+				t.Errorf("%s, replaced %v: complete is %v, %v", name, replaced, complete, err)
+			}
+			if err := b.populateOnce(); replaced != errors.Is(err, errWaiting) {
+				t.Errorf("%s, replaced %v: populate says %v", name, replaced, err)
+			}
+			if pod := b.currentPod(t); replaced != (pod == nil) {
+				t.Errorf("%s, replaced %v: the pod is %v", name, replaced, pod)
+			}
+		}
+	}
+}
+
 func TestCompleteChecksWhoHasTheVolume(t *testing.T) {
 	done := func(t *testing.T) *corev1.Pod { return endedPod(t, corev1.PodSucceeded, outcome.Populated) }
 	for _, test := range []struct {

@@ -36,19 +36,23 @@ type verdict struct {
 	fresh bool
 }
 
-// wanted is what the pod of a claim should be like now. The digests are empty while the ChangedBlockRange is not resolved
-// or the metadata service is missing: then no pod can be built, and none is replaced for being different.
+// wanted is what the pod of a claim should be like now.
 type wanted struct {
-	sourceUID       string // of the ChangedBlockRange
-	primeUID        string
-	source, setting string
+	sourceUID string // of the ChangedBlockRange
+	primeUID  string
+	// source is a digest of what the status says that the list is made from, which stays there while the ChangedBlockRange is
+	// not resolved.
+	source string
+	// setting is a digest of how a pod reads it. It is empty while the ChangedBlockRange is not resolved or the metadata service is
+	// missing: then no pod can be built.
+	setting string
 	// recordedPod is the pod whose result the status of the ChangedBlockRange says it has.
 	recordedPod types.UID
 }
 
-// wantedOf returns what a ChangedBlockRange says of its pods before it is resolved.
+// wantedOf returns what a ChangedBlockRange says of its pods, whether it is resolved or not.
 func wantedOf(cbr *v1alpha1.ChangedBlockRange) wanted {
-	want := wanted{sourceUID: string(cbr.UID)}
+	want := wanted{sourceUID: string(cbr.UID), source: cbr.ListFingerprint()}
 	if pod := cbr.Status.RecordedPod; pod != nil {
 		want.recordedPod = pod.UID
 	}
@@ -86,7 +90,7 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 		return verdict{action: actionReplace, why: "the ChangedBlockRange was replaced by another one", fresh: true}
 	case pod.Annotations[annotationPrimeUID] != want.primeUID:
 		return verdict{action: actionReplace, why: "the pod's volume was replaced by another one", fresh: true}
-	case want.source != "" && pod.Annotations[annotationSource] != want.source:
+	case pod.Annotations[v1alpha1.AnnotationSource] != want.source:
 		return verdict{action: actionReplace, why: "the snapshots were resolved differently", fresh: true}
 	case !ended:
 		return verdict{action: actionWait, why: "the populator pod runs"}
@@ -115,7 +119,7 @@ func judgeFailure(cfg *Config, failed outcome.Failure, want wanted, now time.Tim
 	switch {
 	case failed.SourceUID != want.sourceUID:
 		return verdict{action: actionReplace, why: "the ChangedBlockRange was replaced by another one", fresh: true}
-	case want.source == "":
+	case want.setting == "":
 		return verdict{action: actionWait, why: "the ChangedBlockRange is not resolved"}
 	case failed.Source != want.source:
 		return verdict{action: actionReplace, why: "the snapshots were resolved differently", fresh: true}

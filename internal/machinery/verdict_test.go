@@ -70,7 +70,7 @@ func judgeCases() []judgeCase {
 	otherPrime := change(func(_ *corev1.Pod, w *wanted) { w.primeUID = "other" })
 	otherSource := change(func(_ *corev1.Pod, w *wanted) { w.source = "other" })
 	otherSetting := change(func(_ *corev1.Pod, w *wanted) { w.setting = "other" })
-	unresolved := change(func(_ *corev1.Pod, w *wanted) { w.source, w.setting = "", "" })
+	unresolved := change(func(_ *corev1.Pod, w *wanted) { w.setting = "" })
 	silent := change(func(p *corev1.Pod, _ *wanted) { p.Status.ContainerStatuses[0].State.Terminated.Message = "panic: oh" })
 	evicted := change(func(p *corev1.Pod, _ *wanted) {
 		p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"}
@@ -90,6 +90,7 @@ func judgeCases() []judgeCase {
 		{"success of another range, not recorded", ok, outcome.Populated, all(unrecorded, otherRange), 0, actionReplace, 0, true},
 		{"success for another volume", ok, outcome.Populated, otherPrime, 0, actionReplace, 0, true},
 		{"success for other snapshots", ok, outcome.Populated, otherSource, 0, actionReplace, 0, true},
+		{"success for other snapshots, unresolved by now", ok, outcome.Populated, all(otherSource, unresolved), 0, actionReplace, 0, true},
 		{"success, other image by now", ok, outcome.Populated, otherSetting, 0, actionComplete, 0, false},
 		{"success without a message", ok, outcome.Populated, silent, 0, actionWait, 10 * time.Second, false},
 		{"success, its sandbox is still there", ok, outcome.Populated, sandboxed, 0, actionComplete, 0, false},
@@ -101,6 +102,7 @@ func judgeCases() []judgeCase {
 		{"running", ok, outcome.Populated, running, time.Hour, actionWait, 0, false},
 		{"running for another range", ok, outcome.Populated, all(running, otherRange), 0, actionReplace, 0, true},
 		{"running for other snapshots", ok, outcome.Populated, all(running, otherSource), 0, actionReplace, 0, true},
+		{"running for other snapshots, unresolved by now", ok, outcome.Populated, all(running, otherSource, unresolved), 0, actionReplace, 0, true},
 		{"running, other image by now", ok, outcome.Populated, all(running, otherSetting), 0, actionWait, 0, false},
 		{"running, unresolved by now", ok, outcome.Populated, all(running, unresolved), 0, actionWait, 0, false},
 		{"being deleted", bad, outcome.StreamFailed, deleting, time.Hour, actionWait, 0, false},
@@ -152,7 +154,7 @@ func TestFailureOutlivesItsPod(t *testing.T) {
 		fresh  bool
 	}{
 		{"terminal", outcome.ListTooLarge, func(*wanted) {}, 1000 * time.Hour, actionWait, 0, false},
-		{"terminal, unresolved", outcome.ListTooLarge, func(w *wanted) { w.source, w.setting = "", "" }, 0, actionWait, 0, false},
+		{"terminal, unresolved", outcome.ListTooLarge, func(w *wanted) { w.setting = "" }, 0, actionWait, 0, false},
 		{"terminal, other range", outcome.ListTooLarge, func(w *wanted) { w.sourceUID = "other" }, 0, actionReplace, 0, true},
 		{"terminal, other snapshots", outcome.ListTooLarge, func(w *wanted) { w.source = "other" }, 0, actionReplace, 0, true},
 		{"terminal, other image", outcome.ListTooLarge, func(w *wanted) { w.setting = "other" }, 0, actionReplace, 0, true},
