@@ -74,7 +74,7 @@ func populatorPod(cfg *Config, source podSource, target podClaim) *corev1.Pod {
 			RestartPolicy:                 corev1.RestartPolicyNever,
 			TerminationGracePeriodSeconds: ptr.To(graceSeconds),
 			SecurityContext:               podSecurity(cfg, target),
-			Affinity:                      nodeAffinity(target.claim.Annotations[annotationSelectedNode]),
+			Affinity:                      nodeAffinity(target.prime.Annotations[annotationNode]),
 			NodeSelector:                  maps.Clone(cfg.Pod.NodeSelector),
 			PriorityClassName:             cfg.Pod.PriorityClassName,
 			Containers:                    []corev1.Container{populateContainer(cfg, source, target)},

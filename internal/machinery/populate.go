@@ -116,7 +116,7 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 	}
 	f.starts.observe(pod)
 	told := f.events.populating(claim, pod, f.clock.Now())
-	switch v := judge(f.cfg, pod, want, f.clock.Now()); v.action {
+	switch v := f.yield(pod, judge(f.cfg, pod, want, f.clock.Now())); v.action {
 	case actionComplete:
 		return nil
 	case actionReplace:

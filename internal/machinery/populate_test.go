@@ -112,6 +112,42 @@ func TestPopulateCreatesOnePod(t *testing.T) {
 	}
 }
 
+// TestUnschedulablePodYields its slot, but only to somebody, and not at once.
+func TestUnschedulablePodYields(t *testing.T) {
+	for name, test := range map[string]struct {
+		since     time.Duration
+		contended bool
+		wait      time.Duration
+		gone      bool
+	}{
+		"a moment ago, others wait": {10 * time.Second, true, 50 * time.Second, false},
+		"long ago, nobody waits":    {time.Hour, false, time.Minute, false},
+		"long ago, others wait":     {time.Minute, true, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := populatorPod(sampleConfig(), sampleSource(), sampleTarget())
+			pod.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
+				Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable,
+				LastTransitionTime: metav1.NewTime(noon.Add(-test.since)),
+			}}}
+			b := newBench(t, nil, interceptor.Funcs{}, pod)
+			b.slots.observe(pod)
+			if test.contended {
+				b.slots.acquire(slot{pod: "other", driver: sampleDriver})
+			}
+			if v := b.yield(pod, verdict{}); v.wait != test.wait {
+				t.Errorf("it waits for %v, want %v", v.wait, test.wait)
+			}
+			if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+				t.Fatalf("populate: %v, want waiting", err)
+			}
+			if left := b.currentPod(t); (left == nil) != test.gone {
+				t.Errorf("the pod is %v; gone: want %v", left, test.gone)
+			}
+		})
+	}
+}
+
 // TestPopulatingIsTold once, and only if there is time to read it or something went wrong.
 func TestPopulatingIsTold(t *testing.T) {
 	ends := func(phase corev1.PodPhase, reason outcome.Reason) func(*testing.T, *corev1.Pod) {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -12,18 +13,26 @@ import (
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 )
 
+// offerFor is how long a slot is kept for a claim that was woken for it. The library may never look for one: the node that the
+// scheduler chose for the claim may be gone again. It is long beside the time that a claim waits in its queue.
+const offerFor = 5 * time.Minute
+
 // slots bounds the populators that have not ended, in all and per driver. A claim that finds no slot waits; when one
-// becomes free it is given to the claim whose namespace holds the fewest, the one that asked first among equals, and that
-// claim is woken. Whoever holds a slot and creates no pod gives it back. It is safe for concurrent use.
+// becomes free it is offered to the claim whose namespace holds the fewest, the one that asked first among equals, and that
+// claim is woken. Whoever takes a slot and creates no pod gives it back. It is safe for concurrent use.
 type slots struct {
 	total, perDriver int
 	// wake adds a claim's key to its queue.
 	wake func(types.NamespacedName)
+	// later calls do after a while.
+	later func(after time.Duration, do func())
 
 	mu sync.Mutex
 	// held maps the name of a pod whose populator has not ended, or that is about to be created, to what it counts against.
 	held    map[string]slot
 	waiting []slot
+	// offers counts the slots that were offered.
+	offers int
 }
 
 // slot is a pod, the claim that it fills, and the driver that it asks.
@@ -33,10 +42,15 @@ type slot struct {
 	driver string
 	// streams is the number of streams that the pod may read at once; 0 as long as that is open.
 	streams int
+	// offer is the number of an offer that the claim has not taken yet; 0: it asked and has the slot.
+	offer int
 }
 
 func newSlots(total, perDriver int, wake func(types.NamespacedName)) *slots {
-	return &slots{total: total, perDriver: perDriver, wake: wake, held: map[string]slot{}}
+	return &slots{
+		total: total, perDriver: perDriver, wake: wake, held: map[string]slot{},
+		later: func(after time.Duration, do func()) { time.AfterFunc(after, do) },
+	}
 }
 
 // acquire takes a slot and reports whether there was one; if not, the claim waits for one and is woken. Asking again for
@@ -50,11 +64,40 @@ func (s *slots) acquire(want slot) bool {
 			s.waiting = append(s.waiting, want)
 		}
 		granted = s.grant()
-		_, ok = s.held[want.pod]
+	}
+	own, ok := s.held[want.pod]
+	if ok {
+		own.offer = 0
+		s.held[want.pod] = own
 	}
 	s.mu.Unlock()
-	s.wakeAll(granted, want.pod)
+	s.offerAll(granted, want.pod)
 	return ok
+}
+
+// withdraw takes an offer back that its claim has not taken.
+func (s *slots) withdraw(offered slot) {
+	s.mu.Lock()
+	var granted []slot
+	if s.held[offered.pod].offer == offered.offer {
+		delete(s.held, offered.pod)
+		granted = s.grant()
+	}
+	s.mu.Unlock()
+	s.offerAll(granted, "")
+}
+
+// contended reports whether a claim waits that could have the slot of pod.
+func (s *slots) contended(pod string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own, ok := s.held[pod]
+	if !ok {
+		return false
+	}
+	delete(s.held, pod)
+	defer func() { s.held[pod] = own }()
+	return slices.ContainsFunc(s.waiting, s.fits)
 }
 
 // release gives the slot of a pod back, if it has one, or takes its claim off the list of those that wait.
@@ -64,7 +107,7 @@ func (s *slots) release(pod string) {
 	s.waiting = slices.DeleteFunc(s.waiting, func(w slot) bool { return w.pod == pod })
 	granted := s.grant()
 	s.mu.Unlock()
-	s.wakeAll(granted, "")
+	s.offerAll(granted, "")
 }
 
 // observe takes note of a pod: one that runs holds a slot, also when another process created it. One whose populator has ended
@@ -112,7 +155,7 @@ func streamsOf(pod *corev1.Pod) int {
 	return 0
 }
 
-// grant hands free slots to those that wait and returns who got one. The caller holds mu.
+// grant offers free slots to those that wait and returns who got one. The caller holds mu.
 func (s *slots) grant() []slot {
 	var granted []slot
 	for {
@@ -128,7 +171,9 @@ func (s *slots) grant() []slot {
 		if best < 0 {
 			return granted
 		}
+		s.offers++
 		w := s.waiting[best]
+		w.offer = s.offers
 		s.waiting = slices.Delete(s.waiting, best, best+1)
 		s.held[w.pod] = w
 		granted = append(granted, w)
@@ -160,10 +205,11 @@ func (s *slots) load(namespace string) int {
 	return n
 }
 
-// wakeAll wakes the claims that were granted a slot, except the one of pod, which is being worked on.
-func (s *slots) wakeAll(granted []slot, pod string) {
+// offerAll wakes the claims that were granted a slot, except the one of pod, which is being worked on.
+func (s *slots) offerAll(granted []slot, pod string) {
 	for _, g := range granted {
 		if g.pod != pod {
+			s.later(offerFor, func() { s.withdraw(g) })
 			s.wake(g.claim)
 		}
 	}

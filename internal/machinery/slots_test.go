@@ -93,6 +93,53 @@ func TestSlotsFollowPods(t *testing.T) {
 	}
 }
 
+// TestOfferIsTakenBack: the library may never look at the claim for which a slot was kept.
+func TestOfferIsTakenBack(t *testing.T) {
+	s, woken := newTestSlots(1, 1)
+	var offers []func()
+	s.later = func(after time.Duration, do func()) {
+		if after != offerFor {
+			t.Errorf("an offer holds for %v", after)
+		}
+		offers = append(offers, do)
+	}
+	s.acquire(want("ns", "a", "d"))
+	for _, name := range []string{"b", "c"} {
+		s.acquire(want("ns", name, "d"))
+	}
+	s.release("ns-a")
+	offers[0]()
+	if !slices.Equal(*woken, []string{"ns/b", "ns/c"}) {
+		t.Fatalf("woken %v, want c after b did not come", *woken)
+	}
+	if !s.acquire(want("ns", "c", "d")) {
+		t.Fatal("c does not get what it was offered")
+	}
+	offers[1]()
+	if _, held := s.held["ns-c"]; !held {
+		t.Error("a slot that was taken is taken back")
+	}
+	if s.acquire(want("ns", "b", "d")) {
+		t.Error("b comes too late and gets a slot all the same")
+	}
+}
+
+func TestContended(t *testing.T) {
+	s, _ := newTestSlots(2, 1)
+	s.acquire(want("ns", "a", "d"))
+	s.acquire(want("ns", "b", "other"))
+	if s.contended("ns-a") || s.contended("ns-x") {
+		t.Error("nobody waits")
+	}
+	s.acquire(want("ns", "c", "d"))
+	if !s.contended("ns-a") || s.contended("ns-b") {
+		t.Error("c waits for a's slot, and could not have b's")
+	}
+	if len(s.held) != 2 {
+		t.Errorf("%v are held after the question", s.held)
+	}
+}
+
 func TestStreamsAreShared(t *testing.T) {
 	s, _ := newTestSlots(10, 10)
 	take := func(w slot, most, want int) {

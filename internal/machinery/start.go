@@ -78,6 +78,39 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	return true, f.wait(ctx, target.claim, "the populator pod", 0)
 }
 
+// yieldAfter is how long a pod that no node takes keeps its slot from a claim that waits for one.
+const yieldAfter = time.Minute
+
+// yield has a pod give its slot up to a claim that waits, if no node takes it: who can make pods that fit nowhere must not keep
+// everybody else from being served. It lines up again behind those that wait.
+func (f *filler) yield(pod *corev1.Pod, v verdict) verdict {
+	since := unschedulableSince(pod)
+	if v.action != actionWait || pod.DeletionTimestamp != nil || since.IsZero() {
+		return v
+	}
+	if left := since.Add(yieldAfter).Sub(f.clock.Now()); left > 0 {
+		v.wait = sooner(v.wait, left)
+		return v
+	}
+	if f.slots.contended(pod.Name) {
+		return verdict{action: actionReplace, why: "no node takes it, and another claim waits for its turn"}
+	}
+	// Whoever begins to wait does not wake this claim.
+	v.wait = sooner(v.wait, yieldAfter)
+	return v
+}
+
+// unschedulableSince returns since when no node takes a pod; zero if one has, or the scheduler has not looked yet.
+func unschedulableSince(pod *corev1.Pod) time.Time {
+	for i := range pod.Status.Conditions {
+		c := &pod.Status.Conditions[i]
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
+			return c.LastTransitionTime.Time
+		}
+	}
+	return time.Time{}
+}
+
 // replace deletes a pod; the next sync creates another one once it is gone.
 func (f *filler) replace(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, v verdict) error {
 	if v.fresh {
