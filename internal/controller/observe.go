@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -17,6 +18,9 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
+
+// annotationMigrated is set by the volume controller on claims whose in-tree provisioner was replaced by a CSI driver.
+const annotationMigrated = "volume.kubernetes.io/migrated-to"
 
 // observation is everything that the status of a ChangedBlockRange is computed from.
 type observation struct {
@@ -34,6 +38,10 @@ type observation struct {
 	pods []corev1.Pod
 	// failures are how the last attempts of claims failed whose pods are gone.
 	failures []outcome.Failure
+	// provisioned has the claims that wait for a pod while their volume is there, by UID.
+	provisioned map[types.UID]bool
+	// intree has the provisioners of those claims that wait and whose StorageClass's cannot take a populated volume, by UID.
+	intree map[types.UID]string
 	// progress is what those of the pods that run said last, by UID.
 	progress map[types.UID]outcome.Progress
 }
@@ -80,20 +88,24 @@ func (r *reconciler) observe(ctx context.Context, cbr *v1alpha1.ChangedBlockRang
 		return nil, fmt.Errorf("list populator pods of ChangedBlockRange %s/%s: %w", cbr.Namespace, cbr.Name, err)
 	}
 	seen.pods = pods.Items
-	if seen.failures, err = r.readFailures(ctx, seen); err != nil {
+	if err := r.readPrimes(ctx, seen); err != nil {
+		return nil, err
+	}
+	if seen.intree, err = r.findIntree(ctx, seen.claims); err != nil {
 		return nil, err
 	}
 	seen.progress = r.progress.of(seen.pods)
 	return seen, nil
 }
 
-// readFailures returns what the machinery wrote on the prime claims of claims that wait and have no pod.
-func (r *reconciler) readFailures(ctx context.Context, seen *observation) ([]outcome.Failure, error) {
+// readPrimes looks at the prime claims of claims that wait and have no pod: whether their volume is there, and what the machinery
+// wrote on them about the last attempt.
+func (r *reconciler) readPrimes(ctx context.Context, seen *observation) error {
 	tried := map[string]bool{}
 	for i := range seen.pods {
 		tried[seen.pods[i].Labels[v1alpha1.LabelClaimUID]] = true
 	}
-	var failures []outcome.Failure
+	seen.provisioned = map[types.UID]bool{}
 	for i := range seen.claims {
 		claim := &seen.claims[i]
 		if !waiting(claim) || !started(claim) || tried[string(claim.UID)] {
@@ -101,13 +113,34 @@ func (r *reconciler) readFailures(ctx context.Context, seen *observation) ([]out
 		}
 		var prime corev1.PersistentVolumeClaim
 		if _, err := r.read(ctx, client.ObjectKey{Namespace: r.config.PopulatorNamespace, Name: v1alpha1.PrimeClaimPrefix + string(claim.UID)}, &prime); err != nil {
-			return nil, err
+			return err
 		}
+		seen.provisioned[claim.UID] = bound(&prime)
 		if failed, ok := outcome.ParseFailure(prime.Annotations[v1alpha1.AnnotationFailure]); ok {
-			failures = append(failures, failed)
+			seen.failures = append(seen.failures, failed)
 		}
 	}
-	return failures, nil
+	return nil
+}
+
+// findIntree returns the provisioners of those claims that have not been started and whose StorageClass is of a volume plugin that
+// is compiled into Kubernetes: the populator library passes over them in silence, unless they are migrated to CSI.
+func (r *reconciler) findIntree(ctx context.Context, claims []corev1.PersistentVolumeClaim) (map[types.UID]string, error) {
+	intree := map[types.UID]string{}
+	for i := range claims {
+		claim := &claims[i]
+		if !waiting(claim) || started(claim) || claim.Spec.StorageClassName == nil || claim.Annotations[annotationMigrated] != "" {
+			continue
+		}
+		var class storagev1.StorageClass
+		if _, err := r.read(ctx, client.ObjectKey{Name: *claim.Spec.StorageClassName}, &class); err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(class.Provisioner, "kubernetes.io/") {
+			intree[claim.UID] = class.Provisioner
+		}
+	}
+	return intree, nil
 }
 
 // findClassless returns the UIDs of those claims whose StorageClass does not exist.

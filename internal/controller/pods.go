@@ -186,6 +186,10 @@ func lastWords(message string) string {
 // troubleOf says why a pod that has not ended does not run. The kubelet and the scheduler keep trying by themselves, and
 // the pod's next change wakes us.
 func troubleOf(pod *corev1.Pod) *snapshots.Problem {
+	if !pod.DeletionTimestamp.IsZero() && disrupted(pod) {
+		return snapshots.Problemf(v1alpha1.ReasonEvicted, "the populator pod %s/%s is being removed from its node %s; another attempt follows when it is gone, for which a node that is lost has to come back or be deleted",
+			pod.Namespace, pod.Name, pod.Spec.NodeName)
+	}
 	if c := podCondition(pod, corev1.PodScheduled, corev1.ConditionFalse); c != nil && c.Reason == corev1.PodReasonUnschedulable {
 		return snapshots.Problemf(v1alpha1.ReasonUnschedulable, "no node takes the populator pod %s/%s: %s", pod.Namespace, pod.Name, c.Message)
 	}

@@ -53,6 +53,12 @@ func TestReadAttempt(t *testing.T) {
 			p.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
 				Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "0/3 nodes are available"}}}
 		}, false, v1alpha1.ReasonUnschedulable, "0/3 nodes are available", false},
+		"lost with its node": {func(p *corev1.Pod) {
+			isDeleting(p)
+			p.Spec.NodeName = "node-7"
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue}}
+		}, false, v1alpha1.ReasonEvicted, "being removed from its node node-7", false},
+		"deleted":               {func(p *corev1.Pod) { isDeleting(p) }, false, "", "", false},
 		"populated":             {ended(t, late, threeBlocks()), true, v1alpha1.ReasonPopulated, "", false},
 		"too large":             {ended(t, late, outcome.Result{Reason: outcome.ListTooLarge, Message: "raise it"}), true, v1alpha1.ReasonListTooLarge, "raise it", true},
 		"stream failed":         {ended(t, late, outcome.Result{Reason: outcome.StreamFailed, Message: "cut"}), true, v1alpha1.ReasonStreamFailed, "cut", false},

@@ -120,7 +120,7 @@ func Setup(mgr ctrl.Manager, config Config) error {
 	}); err != nil {
 		return fmt.Errorf("set up ChangedBlockRange controller: %w", err)
 	}
-	w := watches{Reader: mgr.GetClient(), references: config.References}
+	w := watches{Reader: mgr.GetClient(), references: config.References, populatorNamespace: config.PopulatorNamespace}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
 		// Every update, also of the status: a reconcile that lost a conflict relies on being woken by the newer version,

@@ -117,8 +117,14 @@ func TestStates(t *testing.T) {
 			{func(o *observation) { o.from = aSnapshot("from") }, v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim, "create a PersistentVolumeClaim"},
 			{withClaims(aClaim("a")), v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim, `claim "a" has not been started`},
 			{withClaims(aClaim("a", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, "being provisioned"},
+			{func(o *observation) { o.provisioned = map[types.UID]bool{"uid-a": true} }, v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, `"a" waits for its turn`},
 			{withPods(aPod("a")), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, `"a" is being populated`},
 			{withPods(aPod("a", ended(t, late, threeBlocks()))), v1alpha1.StateReady, v1alpha1.ReasonPopulated, "3 extents"},
+		},
+		"a class that is part of Kubernetes": {
+			{func(o *observation) {
+				o.claims, o.intree = []corev1.PersistentVolumeClaim{aClaim("a")}, map[types.UID]string{"uid-a": "kubernetes.io/no-provisioner"}
+			}, v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim, `"standard" has the provisioner kubernetes.io/no-provisioner`},
 		},
 		"waits for a default class": {
 			{withClaims(aClaim("a", isStarted, withoutClass)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, "no StorageClass"},

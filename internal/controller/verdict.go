@@ -54,11 +54,18 @@ func judge(seen *observation, found resolution, tries []attempt, remembered *ver
 	case started(claim) && claim.Spec.StorageClassName == nil:
 		// The API server fills in the default class, and the volume controller does it later for claims that came before one.
 		return verdict{v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, fmt.Sprintf("claim %q names no StorageClass and the cluster has no default one: make one the default, or create the claim again with a class", shownClaim(seen.cbr, claim))}
+	case started(claim) && seen.provisioned[claim.UID]:
+		return verdict{v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, fmt.Sprintf("claim %q waits for its turn, because as many populators run as may, or for the cluster to accept its populator pod, of which the claim's events tell", shownClaim(seen.cbr, claim))}
 	case started(claim):
 		return verdict{v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, fmt.Sprintf("a volume for claim %q is being provisioned", shownClaim(seen.cbr, claim))}
 	}
+	if provisioner := seen.intree[claim.UID]; provisioner != "" {
+		return verdict{v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim,
+			fmt.Sprintf("claim %q cannot be populated: its StorageClass %q has the provisioner %s, which is part of Kubernetes and takes no populated volumes; create the claim again with the class of a CSI driver",
+				shownClaim(seen.cbr, claim), *claim.Spec.StorageClassName, provisioner)}
+	}
 	return verdict{v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim,
-		fmt.Sprintf("claim %q has not been started: it needs a storage class that exists and, if that one waits for the first consumer, a pod that uses the claim", shownClaim(seen.cbr, claim))}
+		fmt.Sprintf("claim %q has not been started: its events may say why; it needs a storage class that exists and, if that one waits for the first consumer, a pod that uses the claim", shownClaim(seen.cbr, claim))}
 }
 
 // firstActive returns the unfinished attempt to talk about: one in trouble, else the first; nil if there is none.

@@ -97,7 +97,8 @@ func nonEmpty(key string) []string {
 // handler.MapFuncs, which cannot return errors; a failing read of the cache is logged.
 type watches struct {
 	client.Reader
-	references *reference.Policy
+	references         *reference.Policy
+	populatorNamespace string
 }
 
 func (w watches) forSnapshot(ctx context.Context, object client.Object) []reconcile.Request {
@@ -127,9 +128,15 @@ func (w watches) forService(ctx context.Context, object client.Object) []reconci
 	return w.list(ctx, client.MatchingFields{indexDriver: object.GetName()})
 }
 
-// forClaim leaves out references that are not permitted: nobody is to set this to work on another namespace's objects.
+// forClaim leaves out references that are not permitted: nobody is to set this to work on another namespace's objects. Prime claims
+// say themselves for which ChangedBlockRange they are.
 func (w watches) forClaim(_ context.Context, object client.Object) []reconcile.Request {
 	claim := object.(*corev1.PersistentVolumeClaim)
+	if claim.Namespace == w.populatorNamespace {
+		if namespace, name, ok := strings.Cut(claim.Annotations[v1alpha1.AnnotationChangedBlockRange], "/"); ok {
+			return []reconcile.Request{request(namespace, name)}
+		}
+	}
 	source, ok := reference.Of(claim)
 	if !ok || w.references.Refused(claim) != nil {
 		return nil

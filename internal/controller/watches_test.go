@@ -46,7 +46,7 @@ func TestEachObjectWakesThoseItConcerns(t *testing.T) {
 	if err := addIndexes(t.Context(), builder); err != nil {
 		t.Fatal(err)
 	}
-	w := watches{Reader: builder.Build()}
+	w := watches{Reader: builder.Build(), populatorNamespace: "cbt-populator"}
 
 	claim := func(edit func(*corev1.TypedObjectReference)) client.Object {
 		c := aClaim("a")
@@ -54,6 +54,11 @@ func TestEachObjectWakesThoseItConcerns(t *testing.T) {
 		edit(c.Spec.DataSourceRef)
 		return &c
 	}
+	prime := aClaim("prime", func(c *corev1.PersistentVolumeClaim) {
+		c.Namespace, c.Annotations = "cbt-populator", map[string]string{v1alpha1.AnnotationChangedBlockRange: "app/increment"}
+	})
+	forged := prime.DeepCopy()
+	forged.Namespace = "elsewhere"
 	plainClaim, pod, plainPod := aClaim("a"), aPod("a"), corev1.Pod{}
 	tests := map[string]struct {
 		wakes  func(context.Context, client.Object) []reconcile.Request
@@ -73,6 +78,8 @@ func TestEachObjectWakesThoseItConcerns(t *testing.T) {
 		"claim of another kind":             {w.forClaim, claim(func(r *corev1.TypedObjectReference) { r.Kind = "VolumeSnapshot" }), nil},
 		"claim of another group":            {w.forClaim, claim(func(r *corev1.TypedObjectReference) { r.APIGroup = ptr("x") }), nil},
 		"claim of the core group":           {w.forClaim, claim(func(r *corev1.TypedObjectReference) { r.APIGroup = nil }), nil},
+		"prime claim":                       {w.forClaim, &prime, []string{"app/increment"}},
+		"claim that passes for a prime":     {w.forClaim, forged, nil},
 		"claim without source":              {w.forClaim, &plainClaim, nil},
 		"populator pod":                     {w.forPod, &pod, []string{"app/cbr"}},
 		"another pod":                       {w.forPod, &plainPod, nil},
