@@ -20,13 +20,17 @@ import (
 
 // Source delivers the extents of a list in ascending order, checked. *snapmeta.Stream is one.
 type Source interface {
-	// Next returns some extents, valid until the next call, or io.EOF at the proven end of the list.
+	// Next returns some extents, valid until the next call, or io.EOF itself at the proven end of the list.
 	Next(ctx context.Context) ([]blocklist.Extent, error)
 	// Info is complete as soon as Next returned extents or io.EOF.
 	Info() snapmeta.Info
 	// Resumes counts the interruptions that were healed.
 	Resumes() int
 }
+
+// ended reports whether an error of Source.Next is the end of the list. One that wraps io.EOF is a failure: somebody else met the
+// end of something else.
+func ended(err error) bool { return err == io.EOF } //nolint:errorlint // see above
 
 // progressEvery is the least time between two log lines that tell the progress.
 const progressEvery = 10 * time.Second
@@ -80,7 +84,7 @@ func run(ctx context.Context, src Source, out sink.Sink, opts *Options, log *slo
 func (p *pass) copy(ctx context.Context) (blocklist.Trailer, error) {
 	for {
 		extents, err := p.src.Next(ctx)
-		if errors.Is(err, io.EOF) {
+		if ended(err) {
 			break
 		}
 		if err != nil {

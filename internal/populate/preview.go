@@ -2,8 +2,6 @@ package populate
 
 import (
 	"context"
-	"errors"
-	"io"
 	"iter"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
@@ -15,8 +13,8 @@ import (
 // header needs what they tell. The extents can be walked over once.
 func Preview(ctx context.Context, src Source, o *Options) (blocklist.Header, iter.Seq2[[]blocklist.Extent, error], error) {
 	first, err := src.Next(ctx)
-	ended := errors.Is(err, io.EOF)
-	if err != nil && !ended {
+	empty := ended(err)
+	if err != nil && !empty {
 		return blocklist.Header{}, nil, err
 	}
 	h := o.header(src.Info())
@@ -24,11 +22,11 @@ func Preview(ctx context.Context, src Source, o *Options) (blocklist.Header, ite
 		return blocklist.Header{}, nil, outcome.Errorf(outcome.InvalidArguments, "the driver sent an empty list without the volume's capacity, and no snapshot has a restore size")
 	}
 	raw := func(yield func([]blocklist.Extent, error) bool) {
-		for batch := first; !ended; {
+		for batch := first; !empty; {
 			if !yield(batch, nil) {
 				return
 			}
-			if batch, err = src.Next(ctx); errors.Is(err, io.EOF) {
+			if batch, err = src.Next(ctx); ended(err) {
 				return
 			} else if err != nil {
 				yield(nil, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"google.golang.org/grpc/status"
@@ -37,6 +38,9 @@ func (r *reader) explain(ctx context.Context, err error) error {
 	case errors.As(err, &known):
 		reason = known.Reason
 	}
+	if errors.Is(err, io.EOF) {
+		err = foreign{err}
+	}
 	what := "changed"
 	if r.req.BaseHandle == "" {
 		what = "allocated"
@@ -44,6 +48,16 @@ func (r *reader) explain(ctx context.Context, err error) error {
 	return outcome.Errorf(reason, "list the %s blocks of snapshot %s/%s from %q: %w%s",
 		what, r.req.Namespace, r.req.Target, r.address, err, hint(reason, err))
 }
+
+// foreign is an error that has io.EOF in its chain, as that of a callback whose request lost its connection. It hides that and
+// nothing else: who reads a stream takes io.EOF for the end of the list.
+type foreign struct{ error }
+
+// Is implements what errors.Is asks for.
+func (f foreign) Is(target error) bool { return target != io.EOF && errors.Is(f.error, target) }
+
+// As implements what errors.As asks for.
+func (f foreign) As(target any) bool { return errors.As(f.error, target) }
 
 // hint returns what to do about an error, to be appended to its text.
 func hint(reason outcome.Reason, err error) string {

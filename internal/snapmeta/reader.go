@@ -2,7 +2,6 @@ package snapmeta
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -79,12 +78,13 @@ func (r *reader) closeConn() {
 	}
 }
 
-// next returns the next extents, valid until the next call, or io.EOF at the proven end of the list.
+// next returns the next extents, valid until the next call; none at the proven end of the list. No error says that, because in
+// errors there is what others said: a callback, a connection.
 func (r *reader) next(ctx context.Context) ([]blocklist.Extent, error) {
 	for {
 		if r.call == nil {
 			if r.complete() {
-				return nil, io.EOF
+				return nil, nil
 			}
 			if err := r.open(ctx); err != nil {
 				if err := r.failed(ctx, err); err != nil {
@@ -94,8 +94,8 @@ func (r *reader) next(ctx context.Context) ([]blocklist.Extent, error) {
 			}
 		}
 		m, err := r.call.next(r.batch)
-		switch {
-		case err == nil:
+		switch err {
+		case nil:
 			extents, err := r.accept(m)
 			if err != nil {
 				return nil, err
@@ -103,7 +103,7 @@ func (r *reader) next(ctx context.Context) ([]blocklist.Extent, error) {
 			if len(extents) > 0 {
 				return extents, nil
 			}
-		case errors.Is(err, io.EOF):
+		case io.EOF: //nolint:errorlint // the end of a call; an error that wraps it is a failure
 			if err := r.ended(ctx); err != nil {
 				return nil, err
 			}

@@ -74,9 +74,9 @@ func (s *Stream) Resumes() int { return int(s.resumes.Load()) }
 // empty as long as what was asked for is listed.
 func (s *Stream) Fallback() string { return s.first.fallback }
 
-// Next returns the next extents, in ascending order; they are valid until the next call. It returns io.EOF when the list
-// is complete, and otherwise an *outcome.Error. After an error it keeps returning it. What reads ahead between two calls
-// ends with the ctx of the call that started it.
+// Next returns the next extents, in ascending order; they are valid until the next call. It returns io.EOF itself when the
+// list is complete, and otherwise an *outcome.Error, which never has io.EOF in its chain. After an error it keeps returning it.
+// What reads ahead between two calls ends with the ctx of the call that started it.
 func (s *Stream) Next(ctx context.Context) ([]blocklist.Extent, error) {
 	if s.err != nil {
 		return nil, s.err

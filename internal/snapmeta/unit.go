@@ -2,8 +2,6 @@ package snapmeta
 
 import (
 	"context"
-	"errors"
-	"io"
 	"sync"
 	"time"
 
@@ -79,17 +77,13 @@ func newPool(bytes int64, ranks int) *pool {
 	return p
 }
 
-// step reads on. It takes note of the position, and of the seam if the limit was reached.
+// step reads on; no extents are the end of the list. It takes note of the position, and of the seam if the limit was reached.
 func (p *pool) step(ctx context.Context, u *unit) ([]blocklist.Extent, error) {
 	runStart, end := u.reader.check.runStart, u.reader.check.end
 	extents, err := u.reader.next(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case errors.Is(err, io.EOF):
-		u.state = ended
-		p.changed.Broadcast()
-		return nil, nil
 	case err != nil:
 		u.state, u.err = failed, err
 		p.changed.Broadcast()
@@ -97,6 +91,10 @@ func (p *pool) step(ctx context.Context, u *unit) ([]blocklist.Extent, error) {
 			p.fatal = u
 		}
 		return nil, err
+	case len(extents) == 0:
+		u.state = ended
+		p.changed.Broadcast()
+		return nil, nil
 	}
 	u.position = u.reader.check.end
 	u.entries += int64(len(extents))
