@@ -2,7 +2,6 @@ package blocklist
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 )
@@ -52,7 +51,7 @@ func openList(src source, l layout) (listReader, error) {
 		return newJSONDecoder(src, l)
 	case begins(deviceMagic):
 		return nil, fmt.Errorf("%w: it begins with the commit record of a Block volume; open the device instead of reading it as a stream", ErrNotAList)
-	case src.err != nil && !errors.Is(src.err, io.EOF):
+	case src.err != nil && !src.atEnd():
 		return nil, src.cut("the header")
 	case len(head) == 0:
 		return nil, fmt.Errorf("%w: it is empty", ErrNotAList)

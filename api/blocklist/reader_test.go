@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"runtime"
@@ -29,9 +30,11 @@ func TestReaders(t *testing.T) {
 			}
 		}
 		for _, n := range []int{0, 1, 10, 300, len(raw) / 2, len(raw) - 1, len(raw)} {
-			r := io.MultiReader(bytes.NewReader(raw[:n]), iotest.ErrReader(broken))
-			if _, _, err := Verify(r); !errors.Is(err, broken) || isRefusal(err) {
-				t.Errorf("broken after %d of %d bytes: error %v", n, len(raw), err)
+			for _, failure := range []error{broken, fmt.Errorf("%w: %w", broken, io.EOF)} {
+				r := io.MultiReader(bytes.NewReader(raw[:n]), iotest.ErrReader(failure))
+				if _, _, err := Verify(r); !errors.Is(err, broken) || isRefusal(err) {
+					t.Errorf("%v after %d of %d bytes: error %v", failure, n, len(raw), err)
+				}
 			}
 		}
 		if _, _, err := Verify(io.MultiReader(bytes.NewReader(raw[:100]), stuck{})); !errors.Is(err, io.ErrNoProgress) {

@@ -75,6 +75,10 @@ func (s *source) want(n int) bool {
 	return true
 }
 
+// atEnd reports whether the reader has come to its end: it returned io.EOF itself. One that wraps io.EOF in an error of its own
+// has failed.
+func (s *source) atEnd() bool { return s.err == io.EOF } //nolint:errorlint // see above
+
 // makeRoom moves what is not consumed to the front of the buffer, and doubles a buffer that is short for n bytes or for
 // large reads.
 func (s *source) makeRoom(n int) {
@@ -117,7 +121,7 @@ func (s *source) digest() (d [sha256.Size]byte) {
 
 // cut returns the error for a list in which what does not follow although it must.
 func (s *source) cut(what string) error {
-	if s.err != nil && !errors.Is(s.err, io.EOF) {
+	if s.err != nil && !s.atEnd() {
 		return fmt.Errorf("read list at byte %d: %w", s.base+int64(s.end), s.err)
 	}
 	return fmt.Errorf("%w: it ends at byte %d, inside %s", ErrIncomplete, s.base+int64(s.end), what)
@@ -153,7 +157,7 @@ func (s *source) expectEnd() error {
 	if s.want(1) {
 		return s.corrupt("something follows the end of the list")
 	}
-	if !errors.Is(s.err, io.EOF) {
+	if !s.atEnd() {
 		return s.cut("the end")
 	}
 	return nil
