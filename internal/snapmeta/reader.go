@@ -248,7 +248,7 @@ func (r *reader) retry(ctx context.Context, err error, reason outcome.Reason) er
 	r.closeConn()
 	r.interrupted = r.check.capacity > 0
 	r.failures++
-	if r.failures >= r.timing.MaxAttempts || r.tokenFailures >= maxTokenFailures {
+	if r.tired(r.timing) {
 		if reason != outcome.Unauthenticated {
 			reason = outcome.StreamFailed
 		}
@@ -266,6 +266,11 @@ func (r *reader) retry(ctx context.Context, err error, reason outcome.Reason) er
 	case <-timer.C:
 		return nil
 	}
+}
+
+// tired reports whether there were as many failures in a row as timing allows.
+func (r *reader) tired(timing Timing) bool {
+	return r.failures >= timing.MaxAttempts || r.tokenFailures >= maxTokenFailures
 }
 
 // backoffFor returns the wait after the n-th failure in a row, n from 1: doubling, with ±50 % jitter so that many

@@ -17,7 +17,7 @@ const (
 	// drivers mishandle offsets that are off their grid.
 	minAlignment = 1 << 20
 	// lateAttempts is how often a stream that reads ahead may fail in a row. It is less patient than one that has to go
-	// on: the list is not lost with it, but waits for it.
+	// on: the list is not lost with it, but waits for it. Where the list has come to it, it gets the rest of the attempts.
 	lateAttempts = 5
 	// breather is how long no stream is added after one gave up.
 	breather = 30 * time.Second

@@ -1,6 +1,8 @@
 package snapmeta
 
 import (
+	"errors"
+	"log/slog"
 	"math"
 	"testing"
 	"time"
@@ -25,6 +27,21 @@ func TestPace(t *testing.T) {
 	} {
 		if got := c.p.due(c.after, c.opening); got != c.want {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestGoAlone: who goes on with the list has the patience of the list, whatever it had while it read ahead.
+func TestGoAlone(t *testing.T) {
+	for _, state := range []unitState{passed, ended, failed} {
+		s := &Stream{timing: Timing{}.withDefaults(), log: slog.New(slog.DiscardHandler), pool: newPool(readAheadBytes, 4), drained: true}
+		u := &unit{ahead: true, done: make(chan struct{}), state: state, err: errors.New("gave up"), limit: 1, reader: &reader{exhausted: true, failures: 3}}
+		close(u.done)
+		u.reader.timing.MaxAttempts = 1
+		s.units = []*unit{u}
+		s.goAlone(errors.New("refused"))
+		if r := u.reader; r.timing != s.timing || r.exhausted || r.failures != 3 || u.ahead || u.state != reading || u.err != nil || u.limit != 0 || s.drained {
+			t.Errorf("state %d: %+v, %+v", state, u, r)
 		}
 	}
 }

@@ -126,7 +126,7 @@ func (s *Stream) next(ctx context.Context) ([]blocklist.Extent, error) {
 		}
 		extents, err := s.pull(ctx, u)
 		switch {
-		case err != nil && s.drained && u.reader.exhausted:
+		case err != nil && s.survives(u):
 			s.pace.hold(breather)
 			s.goAlone(err)
 		case err != nil:
@@ -143,6 +143,18 @@ func (s *Stream) next(ctx context.Context) ([]blocklist.Extent, error) {
 			return extents, nil
 		}
 	}
+}
+
+// survives reports whether the list goes on although u does not, because it is read ahead by a reader that gave up after failures
+// that may pass: the stream before the seam has a call of its own, and if there is none before, u is read on with the patience
+// of the list, unless that has come to its end too.
+func (s *Stream) survives(u *unit) bool {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	if s.pool.fatal != nil || u.state != failed || !u.reader.exhausted {
+		return false
+	}
+	return s.drained || u.ahead && !u.reader.tired(s.timing)
 }
 
 // pull returns the next extents of u; none if it is drained.
@@ -234,8 +246,8 @@ func (s *Stream) remove(i int) {
 	s.pool.rerank(s.units)
 }
 
-// goAlone lets the first unit, which is drained, read all that is left, because of what a later one did. One stream's list
-// is the one that counts, so whether err is final shows there.
+// goAlone lets the first unit, of which all has been taken, read all that is left, because of what a later one did or because its
+// own reader gave up. One stream's list is the one that counts, so whether err is final shows there.
 func (s *Stream) goAlone(err error) {
 	s.log.Warn("going on with one stream", "error", err.Error())
 	beyond := int64(0)
@@ -248,7 +260,13 @@ func (s *Stream) goAlone(err error) {
 	s.discard(1)
 	s.dropChunk()
 	u := s.units[0]
+	if u.ahead {
+		// What read it may still be closing its call.
+		<-u.done
+	}
 	u.reader.doubt(beyond)
-	u.ahead, u.seam, u.limit, u.state = false, nil, 0, reading
+	// The failures in a row count on, so that there are no more of them than one stream has.
+	u.reader.timing, u.reader.exhausted = s.timing, false
+	u.ahead, u.seam, u.limit, u.state, u.err = false, nil, 0, reading, nil
 	s.drained, s.seam = false, nil
 }
