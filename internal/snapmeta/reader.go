@@ -223,6 +223,8 @@ func (r *reader) failed(ctx context.Context, err error) error {
 		}
 		r.log.Warn("delta is unavailable, listing the allocated blocks instead", "error", err.Error())
 		r.req.BaseHandle = ""
+		// What was said about the end of the delta says nothing about the allocated blocks.
+		r.ends, r.suspected = 0, false
 		r.fallback = driverWords(err)
 		return nil
 	case failPastEnd:
