@@ -83,7 +83,9 @@ func (s *Stream) split(ctx context.Context) {
 		if boundary == 0 {
 			return
 		}
-		s.open(ctx, at, boundary)
+		if !s.open(ctx, at, boundary) {
+			return
+		}
 		s.pace.restart()
 	}
 }
@@ -195,8 +197,9 @@ func (s *Stream) alignment(width int64) int64 {
 	return align
 }
 
-// open starts another reader at boundary, in the unit with index at.
-func (s *Stream) open(ctx context.Context, at int, boundary int64) {
+// open starts another reader at boundary, in the unit with index at, and reports whether it did: that unit's reader may have got
+// there since the boundary was chosen.
+func (s *Stream) open(ctx context.Context, at int, boundary int64) bool {
 	check := s.first.check
 	u := &unit{
 		start: boundary, position: boundary, opened: time.Now(), ahead: true, done: make(chan struct{}),
@@ -208,13 +211,14 @@ func (s *Stream) open(ctx context.Context, at int, boundary int64) {
 			},
 		},
 	}
+	if !s.pool.cut(s.units[at], u) {
+		return false
+	}
 	u.reader.timing.MaxAttempts = min(s.timing.MaxAttempts, lateAttempts)
 	ctx, u.cancel = context.WithCancel(ctx)
-	s.pool.mu.Lock()
-	u.limit, s.units[at].limit = s.units[at].limit, boundary
-	s.pool.mu.Unlock()
 	s.units = slices.Insert(s.units, at+1, u)
 	s.pool.rerank(s.units)
 	s.log.Info("reading ahead", "offset", boundary, "streams", len(s.units))
 	go s.pool.produce(ctx, u)
+	return true
 }

@@ -86,6 +86,41 @@ func TestBoundary(t *testing.T) {
 	}
 }
 
+// TestSplitOfAUnitThatGoesOn: between the choice of a boundary and the split the unit's reader goes on. Where it has got there, no
+// other may begin: what was read past the boundary is not at hand for the seam.
+func TestSplitOfAUnitThatGoesOn(t *testing.T) {
+	const boundary = 8 << 20
+	for name, c := range map[string]struct {
+		now  unit
+		want int
+	}{
+		"still before":        {unit{position: boundary - 1}, 2},
+		"there":               {unit{position: boundary}, 1},
+		"past it":             {unit{position: boundary + 1}, 1},
+		"the list has ended":  {unit{position: 1, state: ended}, 1},
+		"it has failed":       {unit{position: 1, state: failed}, 1},
+		"it has come to next": {unit{position: 1, state: passed}, 1},
+		"about to say so":     {unit{position: 1, seam: &seam{}}, 1},
+	} {
+		s := &Stream{
+			cfg:    Config{Streams: 2, Endpoint: func() (Endpoint, error) { return Endpoint{}, errors.New("away") }},
+			timing: Timing{MaxAttempts: 1}.withDefaults(), log: slog.New(slog.DiscardHandler), pool: newPool(readAheadBytes, 2),
+			first: &reader{check: checker{capacity: 1 << 30}},
+		}
+		u := &c.now
+		u.reader, u.limit = s.first, 1<<30
+		s.units = []*unit{u}
+		s.open(t.Context(), 0, boundary)
+		s.pool.mu.Lock()
+		limit := u.limit
+		s.pool.mu.Unlock()
+		if n := len(s.units); n != c.want || (limit == boundary) != (n == 2) {
+			t.Errorf("%s: %d units, the first up to %d; want %d", name, n, limit, c.want)
+		}
+		s.Close()
+	}
+}
+
 // TestReach plays streams that are equally fast and a list without end, whose first unit is taken as it is read: hardly ever may
 // one of them find no room, in the beginning or later.
 func TestReach(t *testing.T) {

@@ -104,6 +104,18 @@ func (p *pool) step(ctx context.Context, u *unit) ([]blocklist.Extent, error) {
 	return extents, nil
 }
 
+// cut ends u where next starts, unless u's reader has got there already: a seam is made of the message that reached it, which
+// nobody has kept then.
+func (p *pool) cut(u, next *unit) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u.state != reading || u.seam != nil || u.position >= next.start {
+		return false
+	}
+	next.limit, u.limit = u.limit, next.start
+	return true
+}
+
 // close ends what reads u.
 func (u *unit) close() {
 	if u.cancel != nil {
