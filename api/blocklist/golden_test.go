@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,6 +95,20 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
+// longestLine returns the length of the line of an extent whose numbers have as many digits as there can be.
+func longestLine(t *testing.T) int {
+	h := guideHeader()
+	h.VolumeCapacityBytes = math.MaxInt64
+	raw, _ := encode(t, JSON, formatLayout, h, []Extent{{Offset: 1e18, Length: 1e18}, {Offset: 8e18, Length: 1e18}})
+	longest := 0
+	for line := range bytes.Lines(raw) {
+		if bytes.HasPrefix(line, []byte("{\"byte_offset")) {
+			longest = max(longest, len(line))
+		}
+	}
+	return longest
+}
+
 // TestPages demands that the pages in docs show the golden files, and the numbers, as they are.
 func TestPages(t *testing.T) {
 	file := func(path string) string {
@@ -109,6 +124,7 @@ func TestPages(t *testing.T) {
 			file("testdata/guide.json"),
 			fmt.Sprintf("%x  changed-blocks.json", sha256.Sum256([]byte(file("testdata/guide.json")))),
 			fmt.Sprintf("%d bytes", MaxStringBytes),
+			fmt.Sprintf("at most %d bytes long, its comma and line feed included", longestLine(t)),
 		},
 		"format-binary.md": {
 			hex.Dump([]byte(list)),
