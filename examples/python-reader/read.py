@@ -8,6 +8,8 @@ raw, at, extents, record = open(sys.argv[1], "rb").read(), 8, [], Record()
 while not record.HasField("trailer"):
     start, (size, at) = at, varint(raw, at)
     record, at = Record.FromString(raw[at : at + size]), at + size
+    if record.header.format_version > 1:
+        sys.exit("this list has a format version that is unknown here")
     end, shift, numbers = record.chunk.first_offset, record.chunk.unit_shift, iter(record.chunk.extents)
     for v in numbers:  # twice the gap to the extent before, plus one if a new length follows
         length = next(numbers) << shift if v & 1 else length

@@ -11,7 +11,6 @@ import (
 	"image/png"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -137,17 +136,39 @@ func pagePython(t *testing.T, text string) {
 	path := listFile(t, blocklist.Binary, extents)
 	wantText(t, tsv(extents), run(t, "/usr/bin/python3", filepath.Join(dir, "page.py"), path))
 	whole := fileBytes(t, path)
-	for range 20 {
-		damaged := bytes.Clone(whole)
-		damaged[rng.IntN(len(damaged)-64)] ^= 1 << rng.IntN(8)
-		if err := os.WriteFile(path, damaged, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		out, err := exec.CommandContext(t.Context(), "/usr/bin/python3", filepath.Join(dir, "page.py"), path).Output()
-		if err == nil || len(out) > 0 {
-			t.Fatalf("a damaged list is read: %v\n%s", err, out)
+	others := [][]byte{{}, whole[:8], whole[:len(whole)-1], whole[:len(whole)-24], append(bytes.Clone(whole), 0)}
+	for i := range whole {
+		// The digest covers all but the end, whose every byte counts.
+		if i >= len(whole)-160 || rng.IntN(len(whole)) < 40 {
+			damaged := bytes.Clone(whole)
+			damaged[i] ^= 1 << rng.IntN(8)
+			others = append(others, damaged)
 		}
 	}
+	program = text + `
+import os, sys
+for name in os.listdir(sys.argv[1]):
+    try:
+        read(os.path.join(sys.argv[1], name))
+    except Exception:
+        continue
+    print(name)
+`
+	if err := os.WriteFile(filepath.Join(dir, "damaged.py"), []byte(program), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lists := t.TempDir()
+	for _, damaged := range others {
+		at := 0
+		for at < min(len(whole), len(damaged)) && whole[at] == damaged[at] {
+			at++
+		}
+		name := fmt.Sprintf("%d bytes, changed at %d of %d", len(damaged), at, len(whole))
+		if err := os.WriteFile(filepath.Join(lists, name), damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantText(t, "", run(t, "/usr/bin/python3", filepath.Join(dir, "damaged.py"), lists))
 }
 
 // pagePythonExample runs the commands of the example on a copy of it, so that what protoc writes is not left in the checkout.
