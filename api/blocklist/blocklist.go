@@ -103,7 +103,8 @@ type Header struct {
 	TargetSnapshot     string
 	// TargetSnapshotHandle is the base of the next increment.
 	TargetSnapshotHandle string
-	// VolumeCapacityBytes is what the driver reported, or the target's restore size if it sent no message.
+	// VolumeCapacityBytes is what the driver reported, or the larger one of the snapshots' restore sizes if it sent no
+	// message.
 	VolumeCapacityBytes int64
 	// BaseRestoreSizeBytes and TargetRestoreSizeBytes are the snapshots' restore sizes, 0 if unknown. They differ
 	// if the volume was resized between the snapshots.
