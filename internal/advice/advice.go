@@ -55,7 +55,7 @@ var retried = []Advice{
 	{v1alpha1.ReasonInternalError, "a defect of the populator", "report it to this project, with the pod's log"},
 	{v1alpha1.ReasonOutOfMemory, "it exceeded its memory limit", "raise the limit"},
 	{v1alpha1.ReasonEvicted, "its pod was removed from the node", "nothing, or look at the node"},
-	{v1alpha1.ReasonUnschedulable, "no node takes its pod", "the message has the scheduler's reason"},
+	{v1alpha1.ReasonUnschedulable, "no node takes its pod, which makes way for other claims that wait", "the message has the scheduler's reason"},
 	{v1alpha1.ReasonImageUnavailable, "its image cannot be pulled", "check the image's name and the pull secrets of the controller's configuration"},
 	{v1alpha1.ReasonNotStarted, "its container could not be started", "the message has the node's reason"},
 	{v1alpha1.ReasonDied, "it ended without a word", "look at the pod's log in the populator namespace"},
