@@ -116,7 +116,7 @@ func (p *poller) round(ctx context.Context) []types.NamespacedName {
 		if now, answered := said[running[i].UID]; !answered || (known && now == last) {
 			continue
 		}
-		for _, request := range (watches{}).forPod(ctx, &running[i]) {
+		for _, request := range annotatedRange(&running[i]) {
 			news[request.NamespacedName] = struct{}{}
 		}
 	}

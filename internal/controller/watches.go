@@ -133,8 +133,8 @@ func (w watches) forService(ctx context.Context, object client.Object) []reconci
 func (w watches) forClaim(_ context.Context, object client.Object) []reconcile.Request {
 	claim := object.(*corev1.PersistentVolumeClaim)
 	if claim.Namespace == w.populatorNamespace {
-		if namespace, name, ok := strings.Cut(claim.Annotations[v1alpha1.AnnotationChangedBlockRange], "/"); ok {
-			return []reconcile.Request{request(namespace, name)}
+		if named := annotatedRange(claim); named != nil {
+			return named
 		}
 	}
 	source, ok := reference.Of(claim)
@@ -166,7 +166,12 @@ func (w watches) forClass(ctx context.Context, _ client.Object) []reconcile.Requ
 	return requests
 }
 
-func (w watches) forPod(_ context.Context, object client.Object) []reconcile.Request {
+func (watches) forPod(_ context.Context, object client.Object) []reconcile.Request {
+	return annotatedRange(object)
+}
+
+// annotatedRange returns the ChangedBlockRange for which a temporary object says that it is there; nil if it names none.
+func annotatedRange(object client.Object) []reconcile.Request {
 	namespace, name, found := strings.Cut(object.GetAnnotations()[v1alpha1.AnnotationChangedBlockRange], "/")
 	if !found {
 		return nil
