@@ -174,11 +174,11 @@ func remove(ctx context.Context, ns *corev1.Namespace, limit time.Duration) erro
 	var state error
 	err := wait.PollUntilContextTimeout(ctx, time.Second, limit, false, func(ctx context.Context) (bool, error) {
 		state = api.Get(ctx, client.ObjectKeyFromObject(ns), ns)
-		// Tests restart the API server's neighbours, so one failed read says nothing.
+		// One failed read says nothing.
 		return apierrors.IsNotFound(state), nil
 	})
 	if err != nil {
-		return fmt.Errorf("%s is not gone after %v: %w", ns.Name, limit, errors.Join(state, fmt.Errorf("conditions: %v", ns.Status.Conditions)))
+		return fmt.Errorf("%s is not gone after %v: %w; its conditions: %v", ns.Name, limit, errors.Join(err, state), ns.Status.Conditions)
 	}
 	return nil
 }
