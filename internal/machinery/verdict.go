@@ -92,6 +92,9 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 		return verdict{action: actionReplace, why: "the pod's volume was replaced by another one", fresh: true}
 	case pod.Annotations[v1alpha1.AnnotationSource] != want.source:
 		return verdict{action: actionReplace, why: "the snapshots were resolved differently", fresh: true}
+	case !ended && !started(pod) && want.setting != "" && pod.Annotations[annotationSetting] != want.setting:
+		// It may be what keeps it from starting: an image that nobody has, a node selector that no node meets. One that runs may end.
+		return verdict{action: actionReplace, why: "the metadata service or the populator was changed before it started", fresh: true}
 	case !ended:
 		return verdict{action: actionWait, why: "the populator pod runs"}
 	case wrote(pod):
@@ -182,13 +185,22 @@ func wrote(pod *corev1.Pod) bool {
 	return err == nil && result.Reason == outcome.Populated
 }
 
-func terminated(pod *corev1.Pod) *corev1.ContainerStateTerminated {
+func terminated(pod *corev1.Pod) *corev1.ContainerStateTerminated { return populatorState(pod).Terminated }
+
+// started reports whether the populator has begun to run, as far as the kubelet has told.
+func started(pod *corev1.Pod) bool {
+	state := populatorState(pod)
+	return pod.Status.Phase == corev1.PodRunning || state.Running != nil || state.Terminated != nil
+}
+
+// populatorState returns the state of the populator's container; empty while the kubelet has not told one.
+func populatorState(pod *corev1.Pod) corev1.ContainerState {
 	for i := range pod.Status.ContainerStatuses {
 		if s := &pod.Status.ContainerStatuses[i]; s.Name == v1alpha1.ContainerPopulate {
-			return s.State.Terminated
+			return s.State
 		}
 	}
-	return nil
+	return corev1.ContainerState{}
 }
 
 // finishedAt returns when the pod ended; for one that never started (evicted, rejected by its node), when it was created.

@@ -65,6 +65,12 @@ func judgeCases() []judgeCase {
 	inStatus := change(func(p *corev1.Pod, w *wanted) { p.UID, w.recordedPod = "uid-pod", "uid-pod" })
 	otherInStatus := change(func(p *corev1.Pod, w *wanted) { p.UID, w.recordedPod = "uid-pod", "uid-pod-before" })
 	running := change(func(p *corev1.Pod, _ *wanted) { p.Status = corev1.PodStatus{Phase: corev1.PodRunning} })
+	pulling := change(func(p *corev1.Pod, _ *wanted) {
+		p.Status = corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{
+			Name: v1alpha1.ContainerPopulate, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}},
+		}}}
+	})
+	unscheduled := change(func(p *corev1.Pod, _ *wanted) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} })
 	deleting := change(func(p *corev1.Pod, _ *wanted) { p.DeletionTimestamp = &metav1.Time{Time: noon} })
 	otherRange := change(func(_ *corev1.Pod, w *wanted) { w.sourceUID = "other" })
 	otherPrime := change(func(_ *corev1.Pod, w *wanted) { w.primeUID = "other" })
@@ -105,6 +111,11 @@ func judgeCases() []judgeCase {
 		{"running for other snapshots, unresolved by now", ok, outcome.Populated, all(running, otherSource, unresolved), 0, actionReplace, 0, true},
 		{"running, other image by now", ok, outcome.Populated, all(running, otherSetting), 0, actionWait, 0, false},
 		{"running, unresolved by now", ok, outcome.Populated, all(running, unresolved), 0, actionWait, 0, false},
+		{"not started", ok, outcome.Populated, pulling, time.Hour, actionWait, 0, false},
+		{"not started, other image by now", ok, outcome.Populated, all(pulling, otherSetting), 0, actionReplace, 0, true},
+		{"no node yet, other node selector by now", ok, outcome.Populated, all(unscheduled, otherSetting), 0, actionReplace, 0, true},
+		{"not started, unresolved by now", ok, outcome.Populated, all(pulling, unresolved), time.Hour, actionWait, 0, false},
+		{"not started, being deleted, other image by now", ok, outcome.Populated, all(pulling, deleting, otherSetting), time.Hour, actionWait, 0, false},
 		{"being deleted", bad, outcome.StreamFailed, deleting, time.Hour, actionWait, 0, false},
 
 		{"terminal", bad, outcome.ListTooLarge, same, 15 * time.Minute, actionWait, 45 * time.Minute, false},
