@@ -115,13 +115,14 @@ func buildInfo() prometheus.Collector {
 	}, func() float64 { return 1 })
 }
 
-// inFlight counts the populator pods that have not ended, at the moment when somebody asks, so that it cannot drift.
+// inFlight tells of the populator pods that have not ended, at the moment when somebody asks, so that it cannot drift.
 type inFlight struct {
 	pods      client.Reader
 	namespace string
 	// leading is closed once this process leads; one that stands by would count the same pods again.
-	leading <-chan struct{}
-	desc    *prometheus.Desc
+	leading        <-chan struct{}
+	now            func() time.Time
+	count, pending *prometheus.Desc
 
 	mu sync.Mutex
 	// drivers have had a pod; each keeps its series, at 0.
@@ -130,13 +131,18 @@ type inFlight struct {
 
 func newInFlight(pods client.Reader, namespace string, leading <-chan struct{}) *inFlight {
 	return &inFlight{
-		pods: pods, namespace: namespace, leading: leading, drivers: map[string]struct{}{},
-		desc: prometheus.NewDesc(metricPrefix+"populations_in_flight", "Populator pods that have not ended, by driver.", []string{"driver"}, nil),
+		pods: pods, namespace: namespace, leading: leading, now: time.Now, drivers: map[string]struct{}{},
+		count: prometheus.NewDesc(metricPrefix+"populations_in_flight", "Populator pods that have not ended, by driver.", []string{"driver"}, nil),
+		pending: prometheus.NewDesc(metricPrefix+"oldest_pending_pod_seconds",
+			"Age of the oldest populator pod that is Pending, by driver; 0 if none is.", []string{"driver"}, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
-func (f *inFlight) Describe(descs chan<- *prometheus.Desc) { descs <- f.desc }
+func (f *inFlight) Describe(descs chan<- *prometheus.Desc) {
+	descs <- f.count
+	descs <- f.pending
+}
 
 // Collect implements prometheus.Collector.
 func (f *inFlight) Collect(metrics chan<- prometheus.Metric) {
@@ -154,16 +160,23 @@ func (f *inFlight) Collect(metrics chan<- prometheus.Metric) {
 		log.Log.Error(err, "count populator pods")
 		return
 	}
-	count := map[string]int{}
+	count, oldest, now := map[string]int{}, map[string]time.Duration{}, f.now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i := range pods.Items {
-		if pod := &pods.Items[i]; !finished(pod) {
-			count[driverLabel(pod)]++
-			f.drivers[driverLabel(pod)] = struct{}{}
+		pod := &pods.Items[i]
+		if finished(pod) {
+			continue
+		}
+		driver := driverLabel(pod)
+		f.drivers[driver] = struct{}{}
+		count[driver]++
+		if pod.Status.Phase == corev1.PodPending {
+			oldest[driver] = max(oldest[driver], now.Sub(pod.CreationTimestamp.Time))
 		}
 	}
 	for driver := range f.drivers {
-		metrics <- prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, float64(count[driver]), driver)
+		metrics <- prometheus.MustNewConstMetric(f.count, prometheus.GaugeValue, float64(count[driver]), driver)
+		metrics <- prometheus.MustNewConstMetric(f.pending, prometheus.GaugeValue, oldest[driver].Seconds(), driver)
 	}
 }

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -134,6 +135,9 @@ func TestCountedOnce(t *testing.T) {
 
 func TestInFlight(t *testing.T) {
 	pods := []corev1.Pod{aPod("1", ofDriver("a")), aPod("2", ofDriver("a")), aPod("3"), aPod("4", ofDriver("b"), ended(t, late, threeBlocks()))}
+	for i, created := range []time.Time{late.Add(-90 * time.Second), late.Add(-time.Minute)} {
+		pods[i].Status.Phase, pods[i].CreationTimestamp = corev1.PodPending, metav1.NewTime(created)
+	}
 	stranger := aPod("5", ofDriver("a"))
 	stranger.Labels = nil
 	builder := fake.NewClientBuilder().WithScheme(testScheme()).WithObjects(&stranger)
@@ -142,30 +146,33 @@ func TestInFlight(t *testing.T) {
 	}
 	c, leading := builder.Build(), make(chan struct{})
 	f := newInFlight(c, populatorNamespace, leading)
+	f.now = func() time.Time { return late }
 	if n := testutil.CollectAndCount(f); n != 0 {
 		t.Errorf("who stands by counts %d series", n)
 	}
 	close(leading)
-	want := func(what string) {
+	want := func(a, pending int) {
 		t.Helper()
-		if err := testutil.CollectAndCompare(f, strings.NewReader(`
+		if err := testutil.CollectAndCompare(f, strings.NewReader(fmt.Sprintf(`
+# HELP cbt_populator_oldest_pending_pod_seconds Age of the oldest populator pod that is Pending, by driver; 0 if none is.
+# TYPE cbt_populator_oldest_pending_pod_seconds gauge
+cbt_populator_oldest_pending_pod_seconds{driver="a"} %d
+cbt_populator_oldest_pending_pod_seconds{driver="unknown"} 0
 # HELP cbt_populator_populations_in_flight Populator pods that have not ended, by driver.
 # TYPE cbt_populator_populations_in_flight gauge
-`+what)); err != nil {
+cbt_populator_populations_in_flight{driver="a"} %d
+cbt_populator_populations_in_flight{driver="unknown"} 1
+`, pending, a))); err != nil {
 			t.Error(err)
 		}
 	}
-	want(`cbt_populator_populations_in_flight{driver="a"} 2
-cbt_populator_populations_in_flight{driver="unknown"} 1
-`)
+	want(2, 90)
 	for i := range pods[:2] {
 		if err := c.Delete(t.Context(), &pods[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want(`cbt_populator_populations_in_flight{driver="a"} 0
-cbt_populator_populations_in_flight{driver="unknown"} 1
-`)
+	want(0, 0)
 }
 
 // TestRegisteredAgain: a reconciler that follows another one in the same process takes its place.
