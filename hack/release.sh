@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Pushes the images of a release for all platforms with their bills of materials, and writes to dist/ what installs them:
-# install.yaml, the chart, the kubectl plugin and its krew manifest. `make release-manifests` calls it with ko's flags.
+# install.yaml, let-go.sh, which is run before that is removed, the chart, the kubectl plugin and its krew manifest. `make
+# release-manifests` calls it with ko's flags.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${VERSION:?}" "${KO_DOCKER_REPO:?}" "${BIN:?}" "${KUBECTL:?}"
@@ -29,6 +30,8 @@ rm -rf "$BIN/.release/chart"
 cp -r charts/cbt-populator "$BIN/.release/chart"
 sed -i -e "s|^  controller: \"\"|  controller: \"$controller\"|" -e "s|^  populator: \"\"|  populator: \"$populator\"|" "$BIN/.release/chart/values.yaml"
 "$BIN/helm" package "$BIN/.release/chart" --version "$semver" --app-version "$VERSION" --destination dist > /dev/null
+
+cp hack/let-go.sh dist/
 
 # The plugin, for those who have kubectl: one archive a platform, and the manifest that krew installs them by.
 epoch=$(git log -1 --format=%ct 2>/dev/null || echo 0)

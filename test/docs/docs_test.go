@@ -89,6 +89,19 @@ func anchor(heading string) string {
 	return strings.ReplaceAll(heading, " ", "-")
 }
 
+// TestPaths looks up the files and folders that pages name without a link, from the root or beside the page.
+func TestPaths(t *testing.T) {
+	named := regexp.MustCompile("`((?:api|charts|cmd|config|docs|examples|hack|internal|test)/[A-Za-z0-9_./-]+)`")
+	for path, text := range pages(t) {
+		for _, m := range named.FindAllStringSubmatch(text, -1) {
+			_, beside := os.Stat(filepath.Join(root, filepath.Dir(path), m[1]))
+			if _, err := os.Stat(filepath.Join(root, m[1])); err != nil && beside != nil {
+				t.Errorf("%s names %s, which is not there", path, m[1])
+			}
+		}
+	}
+}
+
 func TestLinks(t *testing.T) {
 	all := pages(t)
 	headings := regexp.MustCompile(`(?m)^#+ (.+)$`)

@@ -192,7 +192,7 @@ func (w *world) wantLetGo(claim, cbr string) {
 func (w *world) checkRelease(dist string) {
 	w.Helper()
 	imagePlatforms, pluginPlatforms, _ := releasePlatforms()
-	files := []string{"install.yaml", "images.txt", "cbr.yaml", "SHA256SUMS"}
+	files := []string{"install.yaml", "let-go.sh", "images.txt", "cbr.yaml", "SHA256SUMS"}
 	for _, platform := range pluginPlatforms {
 		files = append(files, "kubectl-cbr_"+strings.ReplaceAll(platform, "/", "_")+".tar.gz")
 	}
