@@ -185,7 +185,9 @@ func wrote(pod *corev1.Pod) bool {
 	return err == nil && result.Reason == outcome.Populated
 }
 
-func terminated(pod *corev1.Pod) *corev1.ContainerStateTerminated { return populatorState(pod).Terminated }
+func terminated(pod *corev1.Pod) *corev1.ContainerStateTerminated {
+	return populatorState(pod).Terminated
+}
 
 // started reports whether the populator has begun to run, as far as the kubelet has told.
 func started(pod *corev1.Pod) bool {
