@@ -194,6 +194,25 @@ func TestVanishedPodIsReplaced(t *testing.T) {
 	w.waitFilled(claim)
 }
 
+// TestPodThatDoesNotStartIsMadeAgain corrects the name of an image that nobody has: what waits for it waits no longer.
+func TestPodThatDoesNotStartIsMadeAgain(t *testing.T) {
+	w := newWorld(t, fill(t))
+	right := w.cfg.Pod.Image
+	w.cfg.Pod.Image = "populator:no-such-tag"
+	w.fake.SetHolds(fakecluster.Holds{Start: func(p *corev1.Pod) bool { return p.Spec.Containers[0].Image != right }})
+	w.startController()
+	w.addRange("range")
+	claim := w.addClaim("claim", "range")
+	w.eventually("a pod waits on its node", func() bool {
+		pod := w.pod(claim)
+		return pod != nil && pod.Spec.NodeName != ""
+	})
+	w.stop()
+	w.cfg.Pod.Image = right
+	w.startController()
+	w.waitFilled(claim)
+}
+
 // TestRestarts stops the controller at each step of a claim's life and starts another one.
 func TestRestarts(t *testing.T) {
 	w := newWorld(t, hang)

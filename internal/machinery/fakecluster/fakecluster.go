@@ -70,6 +70,8 @@ type Holds struct {
 	Bind func(*corev1.PersistentVolumeClaim) bool
 	// Lose keeps the binder from noticing that a claim lost its volume. The real one notices after up to 15 s.
 	Lose func(*corev1.PersistentVolumeClaim) bool
+	// Start keeps the kubelet from starting a pod, as one whose image cannot be pulled.
+	Start func(*corev1.Pod) bool
 	// Sandbox keeps the kubelet from ending a pod whose container has succeeded.
 	Sandbox func(*corev1.Pod) bool
 }

@@ -15,6 +15,9 @@ import (
 // because it takes the pod's sandbox down in between.
 func (f *Cluster) pod(ctx context.Context, s *state, p *corev1.Pod) error {
 	ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	f.mu.Lock()
+	kubelet, holds := f.kubelet, f.holds
+	f.mu.Unlock()
 	switch {
 	case p.DeletionTimestamp != nil:
 		// Like the real one, this pod and no other: its successor may have the same name by now.
@@ -38,12 +41,12 @@ func (f *Cluster) pod(ctx context.Context, s *state, p *corev1.Pod) error {
 				return fmt.Errorf("pod %s was created before its claim %s was bound", p.Name, v.PersistentVolumeClaim.ClaimName)
 			}
 		}
+		if holds.Start != nil && holds.Start(p) {
+			return nil
+		}
 		p.Status.Phase = corev1.PodRunning
 		return f.client.Status().Update(ctx, p)
 	}
-	f.mu.Lock()
-	kubelet, holds := f.kubelet, f.holds
-	f.mu.Unlock()
 	if len(p.Status.ContainerStatuses) > 0 {
 		if holds.Sandbox != nil && holds.Sandbox(p) {
 			return nil
