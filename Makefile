@@ -33,6 +33,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 export CBT_CLUSTER_DIR := $(CLUSTER_DIR)
 
+# Where ko leaves the programs of images, so that Go does not link them again while they are the same.
+export KOCACHE ?= $(BIN)/.ko
+
 ##@ Start here
 
 .PHONY: help
@@ -44,18 +47,26 @@ demo: cluster-up deploy-local ## A real cluster on this machine, two snapshots, 
 	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) examples/guide/run.sh
 
 .PHONY: test
-test: $(BIN)/cluster $(BIN)/helm $(BIN)/promtool ## Every test that needs no cluster node, with -race but for test/lives (TEST_FLAGS=-short: smaller, as in CI)
+test: test-units test-few-lives test-modules ## Every test that needs no cluster node, with -race but for test/lives (TEST_FLAGS=-short: smaller, as in CI)
+
+.PHONY: test-servers test-units test-few-lives test-modules
+test-servers: $(BIN)/cluster
 	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl,csi-snapshot-metadata
+
+test-units: test-servers $(BIN)/helm $(BIN)/promtool
 	CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) \
 	  $(GO_TEST) -race -trimpath -vet=off -timeout 20m $$(go list ./... | grep -v /test/lives) $(TEST_FLAGS)
+
+test-few-lives: test-servers
 	$(AS_SHIPPED) KUBEBUILDER_ASSETS=$(BIN) $(GO_TEST) -vet=off -timeout 20m ./test/lives $(TEST_FLAGS)
+
+test-modules: test-servers
 	cd test/cluster && $(GO_TEST) -race -trimpath ./... $(TEST_FLAGS)
 	cd test/csidriver && $(GO_TEST) -race -trimpath ./... $(TEST_FLAGS)
 	cd test/bench && $(AS_SHIPPED) KUBEBUILDER_ASSETS=$(BIN) $(GO_TEST) ./... $(TEST_FLAGS)
 
 .PHONY: test-lives
-test-lives: $(BIN)/cluster ## The lives that a claim can have, with -race and every pair of deletions (about ten minutes)
-	$(BIN)/cluster build --only etcd,kube-apiserver,kubectl
+test-lives: test-servers ## The lives that a claim can have, with -race and every pair of deletions (about ten minutes)
 	KUBEBUILDER_ASSETS=$(BIN) go test -race -timeout 30m ./test/lives -pairs -1
 
 .PHONY: e2e
