@@ -75,7 +75,7 @@ func populatorPod(cfg *Config, source podSource, target podClaim) *corev1.Pod {
 			TerminationGracePeriodSeconds: ptr.To(graceSeconds),
 			SecurityContext:               podSecurity(cfg, target),
 			Affinity:                      nodeAffinity(target.prime.Annotations[annotationNode]),
-			NodeSelector:                  maps.Clone(cfg.Pod.NodeSelector),
+			NodeSelector:                  nodeSelector(cfg),
 			PriorityClassName:             cfg.Pod.PriorityClassName,
 			Containers:                    []corev1.Container{populateContainer(cfg, source, target)},
 			Volumes:                       podVolumes(source, target),
@@ -143,6 +143,13 @@ func podSecurity(cfg *Config, target podClaim) *corev1.PodSecurityContext {
 		sc.RunAsGroup = ptr.To(int64(0))
 	}
 	return sc
+}
+
+// nodeSelector keeps the pod on Linux, for which the image is, unless the administrator says otherwise.
+func nodeSelector(cfg *Config) map[string]string {
+	labels := map[string]string{corev1.LabelOSStable: string(corev1.Linux)}
+	maps.Copy(labels, cfg.Pod.NodeSelector)
+	return labels
 }
 
 // nodeAffinity binds the pod to node through the scheduler, which, unlike spec.nodeName, still checks resources, taints

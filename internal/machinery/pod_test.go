@@ -78,6 +78,27 @@ func TestPopulatorPod(t *testing.T) {
 	}
 }
 
+// TestPopulatorNodes: Linux, and what the configuration says, which may also be another value for that very label.
+func TestPopulatorNodes(t *testing.T) {
+	for name, test := range map[string]struct{ configured, want map[string]string }{
+		"nothing":      {nil, map[string]string{"kubernetes.io/os": "linux"}},
+		"other labels": {map[string]string{"zone": "a"}, map[string]string{"kubernetes.io/os": "linux", "zone": "a"}},
+		"that label":   {map[string]string{"kubernetes.io/os": "other"}, map[string]string{"kubernetes.io/os": "other"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := sampleConfig()
+			cfg.Pod.NodeSelector = test.configured
+			before := settingDigest(cfg, sampleSource())
+			if diff := cmp.Diff(test.want, populatorPod(cfg, sampleSource(), sampleTarget()).Spec.NodeSelector); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if settingDigest(cfg, sampleSource()) != before {
+				t.Error("the configuration was changed")
+			}
+		})
+	}
+}
+
 func TestPopulatorArgsKeepHandlesLiteral(t *testing.T) {
 	cfg, source, target := sampleConfig(), sampleSource(), sampleTarget()
 	source.cbr.Status.ToSnapshotHandle = "-x $(HOME) $$"

@@ -81,18 +81,58 @@ func template(t *testing.T, args ...string) map[string]*unstructured.Unstructure
 	return objects(t, mustTool(t, "helm", append(args, images...)...))
 }
 
+// kustomize builds config/default with components of this checkout.
+func kustomize(t *testing.T, components ...string) map[string]*unstructured.Unstructured {
+	t.Helper()
+	dir := t.TempDir()
+	var folders []string
+	for _, component := range components {
+		folders = append(folders, relative(t, dir, root+"/config/"+component))
+	}
+	return objects(t, build(t, dir, "resources: ["+relative(t, dir, root+"/config/default")+"]\ncomponents: ["+strings.Join(folders, ", ")+"]\n"))
+}
+
+// build writes a kustomization into dir and builds it.
+func build(t *testing.T, dir, text string) []byte {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return mustTool(t, "kubectl", "kustomize", dir)
+}
+
+// relative returns path as seen from dir: kustomize takes no absolute ones.
+func relative(t *testing.T, dir, path string) string {
+	t.Helper()
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := filepath.Rel(dir, absolute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
 // TestChartInstallsWhatKustomizeDoes compares the two object by object. They may differ in the labels of the release, in
 // how the configuration's ConfigMap is called, in the images, and in the namespace, which helm is given.
 func TestChartInstallsWhatKustomizeDoes(t *testing.T) {
-	ours := objects(t, mustTool(t, "kubectl", "kustomize", root+"/config/default"))
-	theirs := template(t, "--no-hooks")
-	delete(ours, "Namespace//cbt-populator")
-	ours, theirs = neutralised(t, ours), neutralised(t, theirs)
-	if len(ours) < 15 {
-		t.Fatalf("only %d objects in config/default", len(ours))
-	}
-	if diff := cmp.Diff(ours, theirs); diff != "" {
-		t.Errorf("the chart differs from config/default (-kustomize +chart):\n%s", diff)
+	for name, test := range map[string]struct{ components, values []string }{
+		"by default": {nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours := kustomize(t, test.components...)
+			theirs := template(t, append(test.values, "--no-hooks")...)
+			delete(ours, "Namespace//cbt-populator")
+			ours, theirs = neutralised(t, ours), neutralised(t, theirs)
+			if len(ours) < 15 {
+				t.Fatalf("only %d objects in config/default", len(ours))
+			}
+			if diff := cmp.Diff(ours, theirs); diff != "" {
+				t.Errorf("the chart differs from config/default (-kustomize +chart):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -219,34 +259,17 @@ func TestChartRefusesBadValues(t *testing.T) {
 
 // TestComponents builds config/default with each component.
 func TestComponents(t *testing.T) {
-	base := len(objects(t, mustTool(t, "kubectl", "kustomize", root+"/config/default")))
+	base := len(kustomize(t))
 	found, err := filepath.Glob(root + "/config/components/*")
 	if err != nil || len(found) < 3 {
 		t.Fatalf("components: %v, %v", found, err)
 	}
-	found = append(found, root+"/config/monitoring")
-	for _, component := range found {
+	for _, component := range append(found, root+"/config/monitoring") {
 		t.Run(filepath.Base(component), func(t *testing.T) {
 			if filepath.Base(component) == "network-policy" {
 				return // part of config/default, so it is built already
 			}
-			dir := t.TempDir()
-			relative := func(path string) string {
-				absolute, err := filepath.Abs(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				name, err := filepath.Rel(dir, absolute)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return name
-			}
-			text := "resources: [" + relative(root+"/config/default") + "]\ncomponents: [" + relative(component) + "]\n"
-			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			if got := len(objects(t, mustTool(t, "kubectl", "kustomize", dir))); got <= base {
+			if got := len(kustomize(t, strings.TrimPrefix(component, root+"/config/"))); got <= base {
 				t.Errorf("%d objects with the component, %d without it", got, base)
 			}
 		})

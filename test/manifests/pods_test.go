@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -137,5 +138,34 @@ func checkPolicy(t *testing.T, key string, policy *networkingv1.NetworkPolicy, p
 				t.Errorf("%s does not let the controller in", key)
 			}
 		}
+	}
+}
+
+// TestPodsWantLinux: so do the populators', which a test of internal/machinery checks.
+func TestPodsWantLinux(t *testing.T) {
+	for name, test := range map[string]struct {
+		rendered map[string]*unstructured.Unstructured
+		want     map[string]any
+	}{
+		"config/default":            {kustomize(t), map[string]any{"kubernetes.io/os": "linux"}},
+		"chart":                     {template(t), map[string]any{"kubernetes.io/os": "linux"}},
+		"chart, with other labels":  {template(t, "--set=nodeSelector.zone=a"), map[string]any{"kubernetes.io/os": "linux", "zone": "a"}},
+		"chart, with another value": {template(t, `--set=nodeSelector.kubernetes\.io/os=other`), map[string]any{"kubernetes.io/os": "other"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			keys := []string{"Deployment/cbt-populator/cbt-populator-controller"}
+			if strings.HasPrefix(name, "chart") {
+				keys = append(keys, "Job/cbt-populator/cbt-populator-let-go")
+			}
+			for _, key := range keys {
+				got, _, err := unstructured.NestedMap(podSpec(t, test.rendered[key]), "nodeSelector")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(test.want, got); diff != "" {
+					t.Errorf("%s (-want +got):\n%s", key, diff)
+				}
+			}
+		})
 	}
 }
