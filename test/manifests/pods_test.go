@@ -3,7 +3,9 @@ package manifests
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -167,5 +169,32 @@ func TestPodsWantLinux(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestOldestKubernetes renders the chart for the version that the pages name, and for the one before, which it refuses.
+func TestOldestKubernetes(t *testing.T) {
+	named := regexp.MustCompile(`needs? Kubernetes 1\.(\d+) or newer`)
+	for _, page := range []string{"README.md", "docs/operations.md"} {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := named.FindSubmatch(text)
+		if m == nil {
+			t.Errorf("%s names no version", page)
+			continue
+		}
+		minor, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for version, want := range map[int]bool{minor: true, minor - 1: false} {
+			args := append([]string{"template", "x", chart, "--kube-version=1." + strconv.Itoa(version) + ".0"}, images...)
+			out, err := tool(t, "helm", args...)
+			if (err == nil) != want {
+				t.Errorf("%s names 1.%d; the chart for 1.%d: %v\n%s", page, minor, version, err, out[:min(len(out), 300)])
+			}
+		}
 	}
 }
