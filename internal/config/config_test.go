@@ -167,11 +167,32 @@ logging: {verbosity: -1}
 	}
 }
 
-func TestMaxDelayBelowBase(t *testing.T) {
-	c := Default()
-	c.Namespace, c.Populator.Image, c.Retry.MaxDelay = "ns", "image", Duration{Duration: time.Second}
-	if errs := c.Validate(); len(errs) != 1 || errs[0].Field != "retry.maxDelay" {
-		t.Errorf("got %v, want one about retry.maxDelay", errs)
+// TestValidateSaysWhatToDo changes one thing in a valid configuration.
+func TestValidateSaysWhatToDo(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*ControllerConfiguration)
+		field  string
+		says   []string
+	}{
+		"the longest delay is below the first": {func(c *ControllerConfiguration) { c.Retry.MaxDelay = Duration{Duration: time.Second} },
+			"retry.maxDelay", []string{"baseDelay"}},
+		"a name for ko": {func(c *ControllerConfiguration) { c.Populator.Image = "ko://x" },
+			"populator.image", []string{"ko://x", "install.yaml", "POPULATOR_IMAGE", "--populator-image"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := Default()
+			c.Namespace, c.Populator.Image = "ns", "image"
+			test.change(c)
+			errs := c.Validate()
+			if len(errs) != 1 || errs[0].Field != test.field {
+				t.Fatalf("got %v, want one about %s", errs, test.field)
+			}
+			for _, want := range test.says {
+				if !strings.Contains(errs[0].Error(), want) {
+					t.Errorf("the error does not contain %s:\n%v", want, errs[0])
+				}
+			}
+		})
 	}
 }
 

@@ -23,6 +23,8 @@ const (
 	maxStreams = 16
 	// maxConcurrent is more than any cluster runs.
 	maxConcurrent = 1 << 20
+	// koScheme is what image names begin with in config/manager, until ko resolves them.
+	koScheme = "ko://"
 )
 
 // Validate returns every bad value with its field.
@@ -57,6 +59,10 @@ func (p *Populator) validate(path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if p.Image == "" {
 		errs = append(errs, field.Required(path.Child("image"), "the populator's image (also --populator-image, POPULATOR_IMAGE)"))
+	}
+	if strings.HasPrefix(p.Image, koScheme) {
+		errs = append(errs, field.Invalid(path.Child("image"), p.Image, "is a name for ko, which make deploy has it replace by an image: "+
+			"install a release's install.yaml or chart, or name an image here, in POPULATOR_IMAGE or with --populator-image"))
 	}
 	if strings.ContainsAny(p.Image, " \t\n") {
 		errs = append(errs, field.Invalid(path.Child("image"), p.Image, "must not contain white space"))
