@@ -243,7 +243,7 @@ func TestChartInAnotherNamespace(t *testing.T) {
 }
 
 func TestChartRefusesBadValues(t *testing.T) {
-	for _, bad := range []string{"imagess.controller=x", "replicas=two", "images.pullPolicy=Sometimes", "monitoring.enabled=perhaps"} {
+	for _, bad := range []string{"imagess.controller=x", "replicas=two", "images.pullPolicy=Sometimes", "monitoring.enabled=perhaps", "monitoring.labels.release=1"} {
 		out, err := tool(t, "helm", append([]string{"template", "x", chart, "--set=" + bad}, images...)...)
 		if err == nil {
 			t.Errorf("%s is accepted", bad)

@@ -172,6 +172,26 @@ func TestPodsWantLinux(t *testing.T) {
 	}
 }
 
+// TestMonitoringLabels: a Prometheus finds by them what it is to scrape, and which rules it is to load.
+func TestMonitoringLabels(t *testing.T) {
+	rendered := template(t, "--set=monitoring.enabled=true", "--set=monitoring.labels.release=prometheus")
+	for key, o := range rendered {
+		monitoring := o.GetKind() == "ServiceMonitor" || o.GetKind() == "PrometheusRule"
+		got := o.GetLabels()
+		if (got["release"] == "prometheus") != monitoring {
+			t.Errorf("%s has the labels %v", key, got)
+		}
+		if monitoring && (got["app.kubernetes.io/name"] != "cbt-populator" || got["app.kubernetes.io/managed-by"] != "Helm") {
+			t.Errorf("%s lacks labels of its own: %v", key, got)
+		}
+	}
+	for _, key := range []string{"ServiceMonitor/cbt-populator/cbt-populator", "PrometheusRule/cbt-populator/cbt-populator"} {
+		if rendered[key] == nil {
+			t.Errorf("%s is missing", key)
+		}
+	}
+}
+
 // TestOldestKubernetes renders the chart for the version that the pages name, and for the one before, which it refuses.
 func TestOldestKubernetes(t *testing.T) {
 	named := regexp.MustCompile(`needs? Kubernetes 1\.(\d+) or newer`)
