@@ -179,6 +179,8 @@ generate: $(BIN)/controller-gen ## Generate deepcopy, CRD and RBAC from the Go t
 	  config/components/volume-populator/volume_populator.yaml config/monitoring/{service_monitor,prometheus_rule}.yaml \
 	  config/monitoring/dashboard.json $(CHART)/files/
 	cp config/components/cross-namespace/role.yaml $(CHART)/files/cross_namespace.yaml
+	cp config/components/openshift/admission.yaml $(CHART)/files/openshift.yaml
+	cp config/components/openshift-block-volumes/admission.yaml $(CHART)/files/openshift_block_volumes.yaml
 
 .PHONY: verify
 verify: generate ## Fail if generated files or formatting are stale

@@ -120,6 +120,8 @@ func relative(t *testing.T, dir, path string) string {
 func TestChartInstallsWhatKustomizeDoes(t *testing.T) {
 	for name, test := range map[string]struct{ components, values []string }{
 		"by default": {nil, nil},
+		"on OpenShift": {[]string{"components/openshift", "components/openshift-block-volumes"},
+			[]string{"--set=openshift.enabled=true", "--set=openshift.blockVolumes=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ours := kustomize(t, test.components...)
@@ -243,7 +245,7 @@ func TestChartInAnotherNamespace(t *testing.T) {
 }
 
 func TestChartRefusesBadValues(t *testing.T) {
-	for _, bad := range []string{"imagess.controller=x", "replicas=two", "images.pullPolicy=Sometimes", "monitoring.enabled=perhaps", "monitoring.labels.release=1"} {
+	for _, bad := range []string{"imagess.controller=x", "replicas=two", "images.pullPolicy=Sometimes", "monitoring.enabled=perhaps", "monitoring.labels.release=1", "openshift.enabled=perhaps"} {
 		out, err := tool(t, "helm", append([]string{"template", "x", chart, "--set=" + bad}, images...)...)
 		if err == nil {
 			t.Errorf("%s is accepted", bad)
