@@ -75,7 +75,7 @@ type PodConfig struct {
 	ServiceAccount string
 	// Resources of the container. Default: requests of 50m CPU and 64Mi memory, limit of 256Mi memory.
 	Resources *corev1.ResourceRequirements
-	// Tolerations, NodeSelector and PriorityClassName are passed on to the pod.
+	// Tolerations, NodeSelector and PriorityClassName are passed on to the pod, whose nodes have Linux unless NodeSelector says otherwise.
 	Tolerations       []corev1.Toleration
 	NodeSelector      map[string]string
 	PriorityClassName string
