@@ -35,8 +35,9 @@ A target that does not exist becomes a sparse file of the volume's size, which h
 backup of an increment. To restore it, apply it with the same list to the volume. Zeros become holes, on devices too.
 
 A journal beside the target (or --journal) remembers how far the copy came; the same command continues from there after
-it was interrupted, killed or failed. Without a journal, and whenever the journal is about something else, the copy begins
-again. The result is the same.`,
+it was interrupted, killed or failed. It first reads the target up to there: if that is not what was copied, because the
+target was emptied or written over meanwhile, the copy begins again. So it does without a journal, and whenever the journal
+is about something else. The result is the same. Name one journal for a target, not one for each list.`,
 		Example: `  # back up an increment into a sparse image
   kubectl cbr apply --list /lists/changed-blocks.cbl --source /dev/snapshot --target /backup/tuesday.img --verify
 

@@ -29,7 +29,9 @@ type copying struct {
 	source io.ReaderAt
 	target target
 	// sparse says that the target reads as zeros wherever this copy has not written.
-	sparse               bool
+	sparse bool
+	// summed says that a journal wants a digest of what is copied.
+	summed               bool
 	read, written, zeros atomic.Int64
 }
 
@@ -39,6 +41,9 @@ func (c *copying) copy(piece blocklist.Extent, b *buffers) error {
 		return err
 	}
 	c.read.Add(piece.Length)
+	if c.summed {
+		b.add(piece, p)
+	}
 	shortest := int64(holeBytes)
 	if c.sparse {
 		shortest = pageBytes
@@ -111,6 +116,20 @@ func zeroPages(p []byte, offset int64) int64 {
 		n += pageBytes
 	}
 	return n
+}
+
+// check reads pieces, for a digest that is that of a copy if the volume holds what was copied.
+type check struct {
+	volume io.ReaderAt
+}
+
+func (c *check) read(piece blocklist.Extent, b *buffers) error {
+	p := place(b.first, piece)
+	if err := readFull(c.volume, p, piece.Offset); err != nil {
+		return err
+	}
+	b.add(piece, p)
+	return nil
 }
 
 // comparison compares pieces.

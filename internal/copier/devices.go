@@ -234,3 +234,18 @@ func (v *volume) identity() string {
 	}
 	return fmt.Sprintf("device %s, disk %s of boot %s", number, bytes.TrimSpace(sequence), bytes.TrimSpace(boot))
 }
+
+// version tells a source from every other that may have its name, and a file from what it was before it was changed. A device
+// that was written to does not show it. Empty if the system does not tell.
+func (v *volume) version() string {
+	identity := v.identity()
+	if v.block || identity == "" {
+		return identity
+	}
+	var stat unix.Statx_t
+	err := unix.Statx(int(v.buffered.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_CTIME, &stat)
+	if err != nil || stat.Mask&unix.STATX_CTIME == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s, changed %d.%09d", identity, stat.Ctime.Sec, stat.Ctime.Nsec)
+}

@@ -8,11 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
 // journalFormat marks a file as a journal, so that no other file is overwritten.
-const journalFormat = "kubectl-cbr-apply/1"
+const journalFormat = "kubectl-cbr-apply/2"
 
 // entry is what a journal holds: which copy it belongs to, and how far that came.
 type entry struct {
@@ -22,11 +23,26 @@ type entry struct {
 	Source string `json:"source"`
 	// SourceBytes and TargetBytes are sizes.
 	SourceBytes int64 `json:"sourceBytes"`
+	// SourceVersion tells the source from any other that it was copied from under the same name; empty if nothing tells it.
+	SourceVersion string `json:"sourceVersion"`
 	// Target tells this target from another one under the same name; empty if nothing tells it.
 	Target      string `json:"target"`
 	TargetBytes int64  `json:"targetBytes"`
-	// CopiedUpTo is the offset in the volume before which all extents are on the target, durably.
-	CopiedUpTo int64 `json:"copiedUpTo"`
+	// CopiedUpTo is the offset in the volume before which all extents are on the target, durably; CopiedXXH64 is the digest of
+	// what was copied up to there, in hexadecimal. See position.
+	CopiedUpTo  int64  `json:"copiedUpTo"`
+	CopiedXXH64 string `json:"copiedXXH64"`
+
+	empty bool // the target is, whatever was copied to it
+}
+
+// at returns how far the copy came, and whether the journal says it.
+func (e entry) at() (_ position, ok bool) {
+	digest, err := strconv.ParseUint(e.CopiedXXH64, 16, 64)
+	if e.CopiedUpTo < 0 || err != nil {
+		return position{}, false
+	}
+	return position{mark: e.CopiedUpTo, digest: digest}, true
 }
 
 // journal is the file that remembers how far a copy came. A nil journal remembers nothing.
@@ -35,9 +51,9 @@ type journal struct {
 	entry entry
 }
 
-// openJournal returns the journal at path, written anew, and the offset from which the copy described by e must go on. If
-// there is a journal that does not count, why says so.
-func openJournal(path string, e entry) (j *journal, mark int64, why string, err error) {
+// openJournal returns the journal at path, written anew, and the position from which the copy described by e goes on if a check
+// finds what lies before it. If there is a journal that does not count, why says so.
+func openJournal(path string, e entry) (j *journal, from position, why string, err error) {
 	if resolved, err := filepath.EvalSymlinks(path); err == nil {
 		path = resolved // so that a rename replaces the file and not the link
 	}
@@ -45,25 +61,28 @@ func openJournal(path string, e entry) (j *journal, mark int64, why string, err 
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil:
-		return nil, 0, "", refuse("read journal: %w", err)
+		return nil, from, "", refuse("read journal: %w", err)
 	default:
 		var old entry
 		if json.Unmarshal(data, &old) != nil || !strings.HasPrefix(old.Format, "kubectl-cbr-apply/") {
-			return nil, 0, "", refuse("%s is not a journal of an earlier copy: name another file, or remove it", path)
+			return nil, from, "", refuse("%s is not a journal of an earlier copy: name another file, or remove it", path)
 		}
 		if why = e.differsFrom(old); why == "" {
-			mark = old.CopiedUpTo
+			from, _ = old.at()
+		}
+		if from.mark > 0 {
+			e.SourceVersion = old.SourceVersion // until the check has looked at this one
 		}
 	}
-	e.CopiedUpTo = mark
 	j = &journal{path: path, entry: e}
-	if err := j.save(mark); err != nil {
-		return nil, 0, "", refuse("%w", err)
+	if err := j.save(from); err != nil {
+		return nil, from, "", refuse("%w", err)
 	}
-	return j, mark, why, nil
+	return j, from, why, nil
 }
 
-// differsFrom says why a copy described by e cannot go on where the one described by old ended; empty if it can.
+// differsFrom says why a copy described by e cannot go on where the one described by old ended; empty if it can, as far as
+// can be seen without reading the target.
 func (e entry) differsFrom(old entry) string {
 	switch {
 	case old.Format != e.Format:
@@ -78,18 +97,21 @@ func (e entry) differsFrom(old entry) string {
 		return "the system does not tell this target from another one of its name"
 	case old.Target != e.Target || old.TargetBytes != e.TargetBytes:
 		return "the journal is about another target, or a device was attached anew"
-	case old.CopiedUpTo < 0:
-		return "the journal has a negative offset"
+	case e.empty && old.CopiedUpTo > 0:
+		return "the target is empty"
+	}
+	if _, ok := old.at(); !ok {
+		return "the journal does not say how far the copy came"
 	}
 	return ""
 }
 
 // save replaces the journal, durably and at once: there is always the old one or the new one.
-func (j *journal) save(mark int64) (err error) {
+func (j *journal) save(at position) (err error) {
 	if j == nil {
 		return nil
 	}
-	j.entry.CopiedUpTo = mark
+	j.entry.CopiedUpTo, j.entry.CopiedXXH64 = at.mark, fmt.Sprintf("%016x", at.digest)
 	data, err := json.MarshalIndent(j.entry, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write journal: %w", err)

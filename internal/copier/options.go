@@ -2,8 +2,9 @@
 // `kubectl cbr apply`.
 //
 // The list is verified as a whole, and everything that can be refused is refused, before the first byte is written. What
-// was copied is a prefix of the list's extents at every moment, so that a journal needs no more than an offset: it is
-// saved after the target was synced up to there, and a copy that was ended in any way continues from it.
+// was copied is a prefix of the list's extents at every moment, so that a journal needs no more than an offset and a
+// digest: it is saved after the target was synced up to there. A copy that was ended in any way continues from it if the
+// target, which is read up to there, still has that digest.
 package copier
 
 import (
@@ -84,6 +85,7 @@ type Phase string
 
 // The phases, in their order.
 const (
+	Checking  Phase = "checking what an earlier run copied"
 	Copying   Phase = "copying"
 	Verifying Phase = "verifying"
 )
@@ -102,7 +104,7 @@ type Result struct {
 	Bytes   int64 `json:"bytes"`
 	// CapacityBytes is the size of the list's volume.
 	CapacityBytes int64 `json:"capacityBytes"`
-	// ResumedBytes were not copied, because a journal says that an earlier run had copied them.
+	// ResumedBytes were not copied, because a journal says that an earlier run had copied them, and the target still held them.
 	ResumedBytes int64 `json:"resumedBytes"`
 	// ReadBytes is what was read from the source, without the verification.
 	ReadBytes int64 `json:"readBytes"`

@@ -100,7 +100,7 @@ type task struct {
 	source   *volume
 	target   *volume
 	journal  *journal // nil for none
-	mark     int64    // what lies before it was copied by an earlier run
+	from     position // how far an earlier run came
 	result   Result
 }
 
@@ -121,7 +121,10 @@ func (c *task) choose() error {
 
 // extents returns what is to be copied from the byte offset of the volume on.
 func (c *task) extents(offset int64) listops.Extents {
-	r := listops.Range{From: max(c.part.From, offset), To: c.part.To}
+	return c.within(listops.Range{From: max(c.part.From, offset), To: c.part.To})
+}
+
+func (c *task) within(r listops.Range) listops.Extents {
 	return listops.Clip(listops.Of(c.list.From(r.From)), r)
 }
 
@@ -168,33 +171,79 @@ func (c *task) openJournal() error {
 	digest := c.list.Trailer().ListSHA256
 	entry := entry{
 		Format: journalFormat, List: fmt.Sprintf("sha256:%x", digest), Shard: c.options.Shard.String(),
-		Source: c.options.Source, SourceBytes: c.source.size,
-		Target: c.target.identity(), TargetBytes: c.target.size,
+		Source: c.options.Source, SourceBytes: c.source.size, SourceVersion: c.source.version(),
+		Target: c.target.identity(), TargetBytes: c.target.size, empty: c.target.fresh,
 	}
-	j, mark, why, err := openJournal(path, entry)
+	j, from, why, err := openJournal(path, entry)
 	if err != nil {
 		return err
 	}
 	if why != "" {
-		c.options.Notice("the copy begins again: " + why)
+		c.beginAgain(why)
 	}
-	c.journal, c.mark = j, mark
+	c.journal, c.from = j, from
 	return nil
 }
 
+func (c *task) beginAgain(why string) { c.options.Notice("the copy begins again: " + why) }
+
+// check reads from the target what an earlier run copied to it, and has the copy begin again unless all of it is there. Nothing
+// else shows it: a file that is written over keeps its inode and its time of birth, and a device its number. Of a source that may
+// be another one it reads the same, since half a copy of each would be a copy of none.
+func (c *task) check(ctx context.Context) error {
+	if c.from.mark == 0 {
+		return nil
+	}
+	version := c.source.version() // before it is read: what changes meanwhile is the next check's
+	same, err := c.holds(ctx, c.target)
+	why := "the target no longer holds what an earlier run copied"
+	if same && err == nil && (version == "" || version != c.journal.entry.SourceVersion) {
+		same, err = c.holds(ctx, c.source)
+		why = "the source no longer holds what an earlier run copied"
+	}
+	if err != nil {
+		return c.explain(err)
+	}
+	if !same {
+		c.beginAgain(why)
+		c.from = position{}
+	}
+	c.journal.entry.SourceVersion = version
+	return c.journal.save(c.from)
+}
+
+// holds reports whether v has what an earlier run copied.
+func (c *task) holds(ctx context.Context, v *volume) (bool, error) {
+	before := listops.Range{From: c.part.From, To: c.from.mark}
+	copied, err := surveyOf(c.within(before))
+	if err != nil {
+		return false, fmt.Errorf("read list %s again: %w", c.options.List, err)
+	}
+	check := &check{volume: v}
+	checked := &walk{
+		phase: Checking, workers: c.options.Workers, total: copied.bytes,
+		progress: c.options.Progress, do: check.read, checkpoint: func(position) error { return nil },
+	}
+	err = checked.run(ctx, c.within(before))
+	return checked.at.digest == c.from.digest, err
+}
+
 func (c *task) run(ctx context.Context) (Result, error) {
-	left, err := surveyOf(c.extents(c.mark))
+	if err := c.check(ctx); err != nil {
+		return c.result, err
+	}
+	left, err := surveyOf(c.extents(c.from.mark))
 	if err != nil {
 		return c.result, fmt.Errorf("read list %s again: %w", c.options.List, err)
 	}
 	c.result.ResumedBytes = c.survey.bytes - left.bytes
-	copying := &copying{source: c.source, target: c.target, sparse: c.target.fresh}
+	copying := &copying{source: c.source, target: c.target, sparse: c.target.fresh, summed: c.journal != nil}
 	copied := &walk{
-		phase: Copying, workers: c.options.Workers, mark: c.mark, skipped: c.result.ResumedBytes, total: c.survey.bytes,
+		phase: Copying, workers: c.options.Workers, at: c.from, skipped: c.result.ResumedBytes, total: c.survey.bytes,
 		progress: c.options.Progress, do: copying.copy,
 		checkpoint: durably(c.target.Sync, c.journal.save), every: c.options.checkpointBytes,
 	}
-	err = copied.run(ctx, c.extents(c.mark))
+	err = copied.run(ctx, c.extents(c.from.mark))
 	c.result.ReadBytes, c.result.WrittenBytes, c.result.ZeroBytes = copying.read.Load(), copying.written.Load(), copying.zeros.Load()
 	if err != nil {
 		return c.result, c.explain(err)
@@ -207,13 +256,13 @@ func (c *task) run(ctx context.Context) (Result, error) {
 	return c.result, c.journal.remove()
 }
 
-// durably returns a checkpoint: what lies before the mark is made durable before the journal says that it is.
-func durably(sync func() error, save func(mark int64) error) func(mark int64) error {
-	return func(mark int64) error {
+// durably returns a checkpoint: what lies before the position is made durable before the journal says that it is.
+func durably(sync func() error, save func(position) error) func(position) error {
+	return func(at position) error {
 		if err := sync(); err != nil {
 			return err
 		}
-		return save(mark)
+		return save(at)
 	}
 }
 
@@ -223,7 +272,7 @@ func (c *task) verify(ctx context.Context) error {
 	comparison := &comparison{source: c.source, target: c.target}
 	compared := &walk{
 		phase: Verifying, workers: c.options.Workers, total: c.survey.bytes,
-		progress: c.options.Progress, do: comparison.compare, checkpoint: func(int64) error { return nil },
+		progress: c.options.Progress, do: comparison.compare, checkpoint: func(position) error { return nil },
 	}
 	if err := compared.run(ctx, c.extents(0)); err != nil {
 		if errors.Is(err, ErrDiffers) {

@@ -4,16 +4,19 @@ package copier
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"sync"
 
+	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/internal/listops"
 )
 
+// chunkBytes and jobPieces also say what a journal's digest is made of: whoever changes one changes journalFormat.
 const (
 	// chunkBytes is the longest piece that is read at once. Longer extents are cut at its multiples, so that no two
 	// workers meet in one page of a long extent.
@@ -35,9 +38,24 @@ type job struct {
 	pieces []blocklist.Extent
 	bytes  int64
 	done   bool
+	digest uint64
 }
 
 func (j *job) end() int64 { return j.pieces[len(j.pieces)-1].End() }
+
+// position is how far a walk came.
+type position struct {
+	mark int64 // what lies before it is done
+	// digest is of what was done up to there: XXH64 of the digest up to a job and of the job's, again and again. Jobs are cut
+	// in the same way by every walk that comes by their ends, so that it does not depend on where walks began and ended.
+	digest uint64
+}
+
+// after returns the position behind a job that begins at p.
+func (p position) after(j *job) position {
+	both := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, p.digest), j.digest)
+	return position{mark: j.end(), digest: xxhash.Sum64(both)}
+}
 
 // walk hands the extents of a list to workers, and keeps account of the offset before which everything is done.
 type walk struct {
@@ -46,14 +64,14 @@ type walk struct {
 	// skipped and total are bytes: what was done before, and what there is with it.
 	skipped, total int64
 	progress       func(Progress)
-	// do handles one piece. The buffers are the worker's own.
+	// do handles one piece. The buffers are the worker's own; the digest is of what do has them sum up.
 	do func(piece blocklist.Extent, b *buffers) error
-	// checkpoint is called now and then, by one goroutine at a time, with an offset before which everything is done; and
+	// checkpoint is called now and then, by one goroutine at a time, with a position before which everything is done; and
 	// at the end, also after a failure.
-	checkpoint func(mark int64) error
+	checkpoint func(position) error
 	every      int64 // bytes between checkpoints; 0 for checkpointBytes
 
-	mark int64 // what lies before it is done
+	at position
 
 	mu    sync.Mutex
 	queue []*job // in the order of the list, beginning with the first one that is not done
@@ -207,6 +225,7 @@ func (w *walk) work(ctx context.Context, jobs <-chan *job) (err error) {
 		}
 	}()
 	for j := range jobs {
+		b.sum.Reset()
 		for _, piece := range j.pieces {
 			if ctx.Err() != nil {
 				return nil // whoever ended ctx has said why
@@ -215,6 +234,7 @@ func (w *walk) work(ctx context.Context, jobs <-chan *job) (err error) {
 				return err
 			}
 		}
+		j.digest = b.sum.Sum64()
 		w.finish(j)
 	}
 	return nil
@@ -229,7 +249,7 @@ func (w *walk) finish(j *job) {
 	for len(w.queue) > 0 && w.queue[0].done {
 		first := w.queue[0]
 		w.queue = w.queue[1:]
-		w.mark = first.end()
+		w.at = w.at.after(first)
 		w.since += first.bytes
 		w.free <- first // has room for every job that there is
 	}
@@ -237,22 +257,22 @@ func (w *walk) finish(j *job) {
 		w.since = 0
 		select {
 		case w.due <- struct{}{}:
-		default: // the checkpoint that is due will see this mark, too
+		default: // the checkpoint that is due will see this position, too
 		}
 	}
 	w.progress(Progress{Phase: w.phase, DoneBytes: w.skipped + w.done, TotalBytes: w.total})
 }
 
-// save reads the mark before the checkpoint begins: what is done while it syncs is the next one's. After a checkpoint that
+// save reads the position before the checkpoint begins: what is done while it syncs is the next one's. After a checkpoint that
 // failed there is no other: Linux reports that data could not be written to one sync, and the next one succeeds without it.
 func (w *walk) save() error {
 	if w.unsaved != nil {
 		return w.unsaved
 	}
 	w.mu.Lock()
-	mark := w.mark
+	at := w.at
 	w.mu.Unlock()
-	w.unsaved = w.checkpoint(mark)
+	w.unsaved = w.checkpoint(at)
 	return w.unsaved
 }
 
@@ -260,6 +280,7 @@ func (w *walk) save() error {
 type buffers struct {
 	memory        []byte
 	first, second []byte
+	sum           *xxhash.Digest // of the job
 }
 
 func newBuffers() (*buffers, error) {
@@ -269,7 +290,7 @@ func newBuffers() (*buffers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("allocate %d bytes of buffers: %w", 2*each, err)
 	}
-	return &buffers{memory: memory, first: memory[:each], second: memory[each:]}, nil
+	return &buffers{memory: memory, first: memory[:each], second: memory[each:], sum: xxhash.New()}, nil
 }
 
 func (b *buffers) free() error {
@@ -277,6 +298,13 @@ func (b *buffers) free() error {
 		return fmt.Errorf("free buffers: %w", err)
 	}
 	return nil
+}
+
+// add has the job's digest cover a piece: where it lies, and its data.
+func (b *buffers) add(piece blocklist.Extent, p []byte) {
+	head := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(piece.Offset)), uint64(piece.Length))
+	_, _ = b.sum.Write(head) // it never fails
+	_, _ = b.sum.Write(p)
 }
 
 // place returns the part of buffer for a piece of a volume.
