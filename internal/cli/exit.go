@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ const (
 
 // Execute runs the command line args and returns the exit code. What went wrong is on s.Err.
 func Execute(ctx context.Context, s Streams, version string, args []string) int {
+	s.Out = standardOutput{s.Out}
 	root := NewCommand(s, version) //nolint:contextcheck // cobra hands the commands ctx
 	root.SetArgs(args)
 	ran, err := root.ExecuteContextC(ctx)
@@ -75,8 +77,23 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, errReaderGone):
 		return exitPipe
 	}
 	return exitFailed
+}
+
+// errReaderGone is what writes to standard output return when its reader went away. EPIPE alone does not say that: a connection to
+// the API server breaks with it, too, and that is a failure of which something must be said.
+var errReaderGone = errors.New("the reader of standard output went away")
+
+// standardOutput tells its own EPIPE from others.
+type standardOutput struct{ io.Writer }
+
+func (o standardOutput) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		err = fmt.Errorf("%w: %w", errReaderGone, err)
+	}
+	return n, err
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -430,24 +429,6 @@ type signalling struct {
 func (s *signalling) Read(p []byte) (int, error) {
 	s.first()
 	return s.r.Read(p)
-}
-
-// TestClosedPipe: as with any program before head, nothing is said.
-func TestClosedPipe(t *testing.T) {
-	path := listFile(t, increment("mon", "tue"), 0, 1)
-	for _, name := range convert.Formats() {
-		var errs bytes.Buffer
-		s := Streams{In: strings.NewReader(""), Out: closedPipe{}, Err: &errs}
-		if code := Execute(t.Context(), s, "test", []string{"cat", path, "-o", name}); code != exitPipe || errs.Len() > 0 {
-			t.Errorf("%s: exit code %d, %s", name, code, errs.String())
-		}
-	}
-}
-
-type closedPipe struct{}
-
-func (closedPipe) Write([]byte) (int, error) {
-	return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}
 }
 
 // TestNames: help follows the name under which the program was called.

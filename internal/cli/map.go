@@ -149,8 +149,8 @@ func terminalSize(w io.Writer, width, height int) (columns, lines int) {
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
 		columns = n
 	}
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		if x, y, err := term.GetSize(int(f.Fd())); err == nil && x > 0 && y > 0 {
+	if fd, ok := terminal(w); ok {
+		if x, y, err := term.GetSize(fd); err == nil && x > 0 && y > 0 {
 			columns, lines = x, y
 		}
 	}
@@ -168,6 +168,19 @@ func hasColours(w io.Writer, choice string) bool {
 	if choice != "auto" {
 		return choice == "always"
 	}
+	_, ok := terminal(w)
+	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && os.Getenv("TERM") != ""
+}
+
+// terminal returns the descriptor of w, and whether it is a terminal's.
+func terminal(w io.Writer) (fd int, ok bool) {
+	if out, wrapped := w.(standardOutput); wrapped {
+		w = out.Writer
+	}
 	f, ok := w.(*os.File)
-	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && os.Getenv("TERM") != "" && term.IsTerminal(int(f.Fd()))
+	if !ok {
+		return 0, false
+	}
+	fd = int(f.Fd())
+	return fd, term.IsTerminal(fd)
 }
