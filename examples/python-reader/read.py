@@ -18,4 +18,5 @@ while not record.HasField("trailer"):
 found = (True, hashlib.sha256(raw[:start]).digest(), len(extents), sum(length for _, length in extents))
 if found != (record.trailer.complete, record.trailer.sha256, record.trailer.entry_count, record.trailer.changed_bytes):
     sys.exit("this list is damaged")
-print("\n".join(f"{offset}\t{length}" for offset, length in extents))
+for offset, length in extents:
+    print(f"{offset}\t{length}")

@@ -297,7 +297,7 @@ func generated(t *testing.T) string {
 	return dir
 }
 
-// TestPython reads lists with examples/python-reader.
+// TestPython reads lists with examples/python-reader, an empty one included.
 func TestPython(t *testing.T) {
 	dir := generated(t)
 	reader, err := filepath.Abs("../../examples/python-reader/read.py")
@@ -310,8 +310,11 @@ func TestPython(t *testing.T) {
 		return cmd.Output()
 	}
 	rng := seeded.Rand(t)
-	for _, unit := range []int64{1, 512, 4096} {
-		extents := randomList(rng, unit)
+	for _, unit := range []int64{0, 1, 512, 4096} {
+		var extents []blocklist.Extent
+		if unit > 0 {
+			extents = randomList(rng, unit)
+		}
 		path := listFile(t, blocklist.Binary, extents)
 		got, err := python(path)
 		if err != nil {
