@@ -33,7 +33,7 @@ Formats:
   tsv         offset, tab, length; for shell loops and dd
   lister      the JSON of the upstream snapshot-metadata-lister (whose own output drops an offset of 0; this does not)
   table       its table
-  ddrescue    a mapfile for ddrescue --domain-mapfile
+  ddrescue    a mapfile for ddrescue --domain-mapfile, with the other options that it needs in its first lines
   bmap        a block map for bmaptool copy --bmap
 
 A part in json or cbl is a whole list by itself. Its target's name says that it is a part, and it has no target handle, so

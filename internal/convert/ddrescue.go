@@ -11,8 +11,9 @@ import (
 // `ddrescue -m` confines itself to the listed ones. The blocks of a mapfile are contiguous; neighbours of the same kind are
 // merged.
 func writeDdrescue(w *bufio.Writer, list List) error {
-	_, _ = fmt.Fprintf(w, "# Mapfile of a list of changed blocks: ddrescue --force --domain-mapfile=THIS SOURCE TARGET\n"+
-		"# current_pos  current_status  current_pass\n0x00000000     +               1\n#      pos        size  status\n") // w keeps its first error
+	_, _ = fmt.Fprintf(w, "# Mapfile of a list of changed blocks: ddrescue --force --synchronous --max-read-errors=0 --domain-mapfile=THIS SOURCE TARGET\n"+
+		"# SOURCE must have at least %d bytes: what lies behind the end of a shorter one is left out without an error.\n"+
+		"# current_pos  current_status  current_pass\n0x00000000     +               1\n#      pos        size  status\n", list.Header.VolumeCapacityBytes) // w keeps its first error
 	end := int64(0)
 	gap := func(to int64) {
 		if to > end {

@@ -26,8 +26,10 @@ var executed = map[string]func(t *testing.T, text string){
 	"docs/format-json.md#Reading it from a shell":       pageReadJSON,
 	"docs/format-json.md#Reading it from a shell 2":     pageJSONDigests,
 	"docs/kubectl-cbr.md#Install":                       pageInstall,
-	"docs/kubectl-cbr.md#cat":                           pageCopyLoop,
-	"docs/kubectl-cbr.md#cat 2":                         pageCopyTools,
+	"docs/kubectl-cbr.md#cat":                           pageCatRange,
+	"docs/kubectl-cbr.md#cat 2":                         pageCopyLoop,
+	"docs/kubectl-cbr.md#cat 3":                         pageDdrescue,
+	"docs/kubectl-cbr.md#cat 4":                         pageBmaptool,
 	"docs/kubectl-cbr.md#verify and info":               pageVerify,
 	"docs/kubectl-cbr.md#map":                           pageMap,
 	"docs/kubectl-cbr.md#union and diff":                pageUnion,
@@ -201,12 +203,17 @@ func programs(t *testing.T) string {
 	return dir
 }
 
+// withPrograms returns the environment with the programs on the PATH.
+func withPrograms(t *testing.T) []string {
+	return append(os.Environ(), "PATH="+programs(t)+string(os.PathListSeparator)+os.Getenv("PATH"))
+}
+
 // shell runs a block in a folder and returns its standard output.
 func shell(t *testing.T, dir, text string, env ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-eu", "-c", text)
 	cmd.Dir = dir
-	cmd.Env = append(append(os.Environ(), "PATH="+programs(t)+string(os.PathListSeparator)+os.Getenv("PATH")), env...)
+	cmd.Env = append(withPrograms(t), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

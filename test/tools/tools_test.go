@@ -96,6 +96,12 @@ func device(t *testing.T, content []byte) string {
 	if err := os.WriteFile(image, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return attach(t, image)
+}
+
+// attach returns a loop device of an image.
+func attach(t *testing.T, image string) string {
+	t.Helper()
 	path := strings.TrimSpace(run(t, "losetup", "--find", "--show", image))
 	t.Cleanup(func() {
 		if out, err := exec.Command("losetup", "--detach", path).CombinedOutput(); err != nil {
@@ -227,7 +233,7 @@ func TestCopyTools(t *testing.T) {
 	need(t, "bmap-tools", "bmaptool", "--version")
 	for format, command := range map[string]func(list, source, target string) []string{
 		"ddrescue": func(list, source, target string) []string {
-			return []string{"ddrescue", "--quiet", "--force", "--domain-mapfile=" + list, source, target}
+			return []string{"ddrescue", "--quiet", "--force", "--synchronous", "--max-read-errors=0", "--domain-mapfile=" + list, source, target}
 		},
 		"bmap": func(list, source, target string) []string {
 			return []string{"bmaptool", "copy", "--bmap", list, source, target}
