@@ -1,30 +1,90 @@
 # One night: a snapshot, the list of what changed since the last night that was backed up, the backup, and the removal of what
 # nobody needs any more. Whatever goes wrong, the next night goes on from the last one that is complete.
+#
+# sh ends here when kubectl fails, but not if that is inside a pipeline, a condition or an argument. So every answer of kubectl is
+# put into a variable first: an answer that did not come must not be taken for an empty one.
 set -eu
 cd "$(dirname "$0")"
-name=night-$(date -u +%Y%m%d-%H%M%S)
 
-# What tomorrow has to know is on the ChangedBlockRange of the last complete night.
-last=$(kubectl get changedblockrange -l nightly=complete --sort-by=.metadata.creationTimestamp -o name | tail -n 1)
-of_last() { kubectl get "$last" -o jsonpath="{$1}"; }
-chain=$name number=1 base=
-if [ -n "$last" ] && [ "$(of_last .metadata.annotations.number)" -lt "$NIGHTS_PER_FULL" ]; then
-  chain=$(of_last .metadata.annotations.chain)
-  number=$(($(of_last .metadata.annotations.number) + 1))
-  base=$(of_last .status.toSnapshotHandle)
+fail() {
+  echo "$*" >&2
+  exit 1
+}
+
+# ended JOB waits until a Job has ended, which its activeDeadlineSeconds bounds, and prints Complete or Failed.
+ended() {
+  while :; do
+    # The first condition comes shortly before that of the end.
+    kubectl wait --for=jsonpath='{.status.conditions[0].type}' "job/$1" --timeout=10m >/dev/null 2>&1 || true
+    conditions=$(kubectl get job "$1" -o jsonpath='{.status.conditions[*].type}') || return
+    case " $conditions " in
+      *' Complete '*) echo Complete && return ;;
+      *' Failed '*) echo Failed && return ;;
+    esac
+    sleep 1
+  done
+}
+
+# complete NIGHT makes a night the base of the next one. The Job comes last: until it has its label, the next night looks after it.
+complete() {
+  kubectl label changedblockrange -l "nightly-name=$1" nightly=complete --overwrite
+  kubectl label job -l "nightly-name=$1" nightly=complete --overwrite
+}
+
+[ "$NIGHTS_PER_FULL" -ge 1 ] && [ "$KEEP_CHAINS" -ge 1 ] || fail "NIGHTS_PER_FULL and KEEP_CHAINS are numbers from 1 on"
+
+# Two nights beside each other would write to one chain. The CronJob starts none beside another one, but people might.
+runs=$(kubectl get job -l cronjob=nightly -o jsonpath='{range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}')
+others=$(printf '%s\n' "$runs" | grep -v -e "^$JOB " -e Complete -e Failed -e '^$') || true
+[ -z "$others" ] || fail "another night is not over: $others"
+
+# A night may be over before its backup: its pod was evicted, or the API server went away. That backup is waited for, and counts if
+# it is complete. If not, its pods must be gone before another backup writes to the chain.
+unsettled=$(kubectl get job -l nightly=started -o jsonpath='{.items[*].metadata.name}')
+for earlier in $unsettled; do
+  echo "waiting for the backup of $earlier" >&2
+  result=$(ended "$earlier")
+  if [ "$result" = Complete ]; then
+    complete "$earlier"
+  else
+    kubectl delete job "$earlier" --cascade=foreground --timeout=10m
+  fi
+done
+
+# What tonight has to know is on the ChangedBlockRange of the last complete night. The names sort by time.
+nights=$(kubectl get changedblockrange -l nightly=complete -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number} {.status.toSnapshotHandle}{"\n"}{end}')
+read -r last last_chain last_number last_handle <<END
+$(printf '%s\n' "$nights" | sort | tail -n 1)
+END
+
+name=night-$(date -u +%Y%m%d-%H%M%S)
+chain=$name number=1 base= base_night=
+if [ -n "$last" ]; then
+  case $last_number in
+    '' | *[!0-9]*) last_handle= ;;
+  esac
+  [ -n "$last_handle" ] || fail "$last does not tell its chain, its number and its handle. After 'kubectl delete changedblockrange -l nightly' the next night is a full backup"
+  expr "$name" \> "$last" >/dev/null || fail "the clock was put back: $name would come before $last"
+  if [ "$last_number" -lt "$NIGHTS_PER_FULL" ]; then
+    chain=$last_chain number=$((last_number + 1)) base=$last_handle base_night=$last
+  fi
 fi
 echo "$name: number $number of chain $chain, base ${base:-none}"
 
-render() {
-  sed -e "s|@NAME@|$name|g" -e "s|@CHAIN@|$chain|g" -e "s|@NUMBER@|$number|g" -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" "$1" |
-    if [ -n "$base" ]; then sed -e "s|@BASE@|$base|g"; else sed -e '/@BASE@/d'; fi
+# A full backup has no line for a base.
+if [ -n "$base" ]; then with_base="s|@BASE@|$base|g"; else with_base='/@BASE@/d'; fi
+create() {
+  manifest=$(sed -e "s|@NAME@|$name|g" -e "s|@CHAIN@|$chain|g" -e "s|@NUMBER@|$number|g" -e "s|@BASE_NIGHT@|$base_night|g" \
+    -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" -e "$with_base" "$1")
+  printf '%s\n' "$manifest" | kubectl create -f -
 }
-render snapshot.yaml | kubectl create -f -
+create snapshot.yaml
 kubectl wait --for=jsonpath='{.status.readyToUse}'=true "volumesnapshot/$name" --timeout=10m
-render list.yaml | kubectl create -f -
-render backup.yaml | kubectl create -f -
-kubectl wait --for=condition=Complete "job/$name" --timeout=6h
-kubectl label changedblockrange "$name" nightly=complete --overwrite
+create list.yaml
+create backup.yaml
+result=$(ended "$name")
+[ "$result" = Complete ] || fail "the backup failed: kubectl logs job/$name --all-containers"
+complete "$name"
 
 # Tomorrow's base is tonight's snapshot: all that earlier nights have left in the cluster can go.
 for kind in job changedblockrange volumesnapshot; do

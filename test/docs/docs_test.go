@@ -1,6 +1,9 @@
 // Package docs checks what the pages say against what is there: links lead somewhere, targets of make exist, commands of
 // kubectl cbr and of the populator parse with their flags, manifests are known to the scheme. What the pages tell a user to type is
 // executed: on the real cluster by test/e2e, and what works on lists and devices by test/tools, which demands one of both.
+//
+// A cluster does not fail when a test wants it to. So the scripts, pods and loops of the examples run here too, in plain shells over
+// folders, with a kubectl whose answers and failures are the test's.
 package docs
 
 import (
@@ -246,13 +249,17 @@ func TestManifests(t *testing.T) {
 // TestCommitsHaveNamesOfTheirOwn checks the examples' backups, several of which may run beside each other on one volume: what
 // each renames at its end must be a file that no other one writes.
 func TestCommitsHaveNamesOfTheirOwn(t *testing.T) {
-	files, err := filepath.Glob(root + "/examples/*/*.yaml")
+	manifests, err := filepath.Glob(root + "/examples/*/*.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	rename := regexp.MustCompile(`\bmv \S*?/\.(\S+) \S*/([^\s/]+\.cbl)`)
+	scripts, err := filepath.Glob(root + "/examples/*/*.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rename := regexp.MustCompile(`\bmv "?\S*?/\.([^\s"]+)"? \S*/([^\s/"]+\.cbl)`)
 	checked := 0
-	for _, path := range files {
+	for _, path := range append(manifests, scripts...) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

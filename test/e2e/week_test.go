@@ -31,7 +31,10 @@ func TestExampleNightly(t *testing.T) {
 	if len(found) != 3 || found[1] != found[0]+".cbl" || found[2] != last+".cbl" {
 		t.Fatalf("on the volume are the chain and lists %v, want one chain with a full backup and the increment %s", found, last)
 	}
-	var steps []corev1.Container
+	lists := "/backups/" + found[0] + "/"
+	steps := []corev1.Container{{
+		Name: "check", Image: w.cbrImage(), Args: []string{"union", lists + found[1], lists + found[2], "-o", "tsv"},
+	}}
 	for i, list := range found[1:] {
 		backup := "/backups/" + found[0] + "/" + strings.TrimSuffix(list, ".cbl")
 		steps = append(steps, corev1.Container{

@@ -1,0 +1,259 @@
+package docs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// fate is what becomes of a backup's Job: by itself it is complete.
+type fate struct {
+	before string // the container before which it fails
+	fails  bool   // after all containers
+	again  string // the container before which its pod goes, or "end": another pod does all of it
+	late   bool   // it is not over when it is first waited for
+}
+
+// changes is a ChangedBlockRange of the example.
+type changes struct{ label, chain, number, base, handle string }
+
+// job is a Job that makes a backup.
+type job struct {
+	label string
+	// conditions are empty as long as it runs; who asks for the first time sees the first one only.
+	conditions string
+	asked      bool
+	fate       fate
+	manifest   batchv1.Job
+}
+
+// nights plays the cluster and the volume with the backups for examples/nightly. An image holds the handle of the snapshot that it
+// shows, a list those of its base and of its snapshot.
+type nights struct {
+	*testing.T
+	kubectl *kubectl
+	shell   []string
+	// backups and list are the volumes, scripts the folder with the scripts.
+	backups, list, scripts string
+
+	perFull, keep int
+	clock         time.Time
+	ranges        map[string]*changes
+	jobs          map[string]*job
+	snapshots     map[string]bool
+	// runs are the CronJob's Jobs with their conditions.
+	runs map[string]string
+
+	fate fate
+	// failAt is the call of kubectl in a night that fails, with outage all later ones as well; killAt is the one that the night's pod does
+	// not survive, 0: none. What such a call asks for happens nevertheless if its number is even. killAtWait is the wait for the backup.
+	failAt, killAt     int
+	outage, killAtWait bool
+	// calls were made in this night; printed is what it said, logs what the containers said, lastGood the last successful one.
+	calls                   int
+	printed, logs, lastGood string
+	damaged                 bool
+}
+
+func newNights(t *testing.T, shell []string) *nights {
+	t.Helper()
+	n := &nights{
+		T: t, kubectl: newKubectl(t), shell: shell, backups: t.TempDir(), list: t.TempDir(), scripts: t.TempDir(), perFull: 7, keep: 2,
+		clock: time.Date(2026, 1, 1, 2, 30, 0, 0, time.UTC), ranges: map[string]*changes{}, jobs: map[string]*job{}, snapshots: map[string]bool{}, runs: map[string]string{},
+	}
+	// To flush the whole machine's caches would only take time.
+	flush := regexp.MustCompile(`\bsync\b`)
+	for _, name := range []string{"prepare.sh", "commit.sh"} {
+		n.write(filepath.Join(n.scripts, name), flush.ReplaceAllString(n.placed(textOf(t, "nightly/"+name)), "true"))
+	}
+	n.write(filepath.Join(n.scripts, "night.sh"), replaced(t, textOf(t, "nightly/night.sh"), "date -u +%Y%m%d-%H%M%S", `echo "$NOW"`, "sleep 1", "true"))
+	for _, name := range []string{"snapshot.yaml", "list.yaml"} {
+		n.write(filepath.Join(n.scripts, name), textOf(t, "nightly/"+name))
+	}
+	n.write(filepath.Join(n.scripts, "backup.yaml"), replaced(t, textOf(t, "nightly/backup.yaml"), "${CBR_IMAGE}", "kubectl-cbr"))
+	return n
+}
+
+// placed returns a text with the test's folders in place of the volumes.
+func (n *nights) placed(text string) string {
+	return strings.NewReplacer("/backups", n.backups, "/list/", n.list+"/", "/nightly/", n.scripts+"/").Replace(text)
+}
+
+func (n *nights) write(path, text string) {
+	n.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+		n.Fatal(err)
+	}
+}
+
+// remove takes something from the volume that the example must not take.
+func (n *nights) remove(path ...string) {
+	n.Helper()
+	n.damaged = true
+	if err := os.RemoveAll(filepath.Join(append([]string{n.backups}, path...)...)); err != nil {
+		n.Fatal(err)
+	}
+}
+
+// night runs the script of the next night, and checks what is there afterwards.
+func (n *nights) night() (name string, err error) {
+	n.Helper()
+	n.clock = n.clock.Add(24 * time.Hour)
+	now := n.clock.Format("20060102-150405")
+	name = "night-" + now
+	run := "nightly-" + now
+	n.runs[run], n.calls, n.logs = "", 0, ""
+	whole := n.chains()
+	env := []string{"NOW=" + now, "JOB=" + run, fmt.Sprint("NIGHTS_PER_FULL=", n.perFull), fmt.Sprint("KEEP_CHAINS=", n.keep)}
+	script := append(slices.Clone(n.shell), filepath.Join(n.scripts, "night.sh"))
+	n.printed, err = n.kubectl.shell(n.T, n.scripts, env, script, n.answer)
+	n.runs[run] = "Complete"
+	if err != nil {
+		n.runs[run] = "FailureTarget Failed"
+	}
+	n.Logf("%s, fate %+v, fails at %d (outage %t), killed at %d (wait %t): %v\n%s%s",
+		name, n.fate, n.failAt, n.outage, n.killAt, n.killAtWait, err, n.printed, n.logs)
+	if err == nil {
+		n.lastGood = name
+		if r := n.ranges[name]; r == nil || r.label != "complete" || !slices.Contains(n.lists(), r.chain+"/"+name) {
+			n.Fatalf("%s is successful, but %+v is not complete, or not among %q", name, r, n.lists())
+		}
+	}
+	if !n.damaged {
+		n.check(whole)
+	}
+	return name, err
+}
+
+// check demands that every chain on the volume can be restored, that no good one was lost, and that the last successful night's
+// backup, or a newer one, is there. whole are the chains that there were.
+func (n *nights) check(whole []string) {
+	n.Helper()
+	newest := ""
+	for _, chain := range n.chains() {
+		at := "none"
+		for _, list := range n.lists() {
+			if filepath.Dir(list) != chain {
+				continue
+			}
+			text, image := n.content(list+".cbl"), n.content(list+".img")
+			base, target, _ := strings.Cut(text, " ")
+			if base != at {
+				n.Fatalf("chain %s is wrong: the list before %s ends at %s, and it begins at %s", chain, list, at, base)
+			}
+			if image != target {
+				n.Fatalf("%s.img shows %q, its list ends at %q", list, image, target)
+			}
+			at, newest = target, max(newest, filepath.Base(list))
+		}
+	}
+	if newest < n.lastGood {
+		n.Fatalf("%s was successful, and the newest backup is %q", n.lastGood, newest)
+	}
+	if left := len(n.chains()); left < min(n.keep, len(whole)) {
+		n.Fatalf("there were the chains %q, %d are to be kept, and %d are left", whole, n.keep, left)
+	}
+}
+
+func (n *nights) content(path string) string {
+	raw, err := os.ReadFile(filepath.Join(n.backups, path))
+	if err != nil {
+		return err.Error()
+	}
+	return string(raw)
+}
+
+// folders returns the folders on the volume, chains those of them that have a whole full backup, and lists the lists in
+// these, as CHAIN/NIGHT.
+func (n *nights) folders() []string {
+	entries, err := os.ReadDir(n.backups)
+	if err != nil {
+		n.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func (n *nights) chains() []string {
+	return slices.DeleteFunc(n.folders(), func(name string) bool {
+		_, err := os.Stat(filepath.Join(n.backups, name, name+".cbl"))
+		return err != nil
+	})
+}
+
+func (n *nights) lists() []string {
+	var lists []string
+	for _, chain := range n.chains() {
+		found, err := filepath.Glob(filepath.Join(n.backups, chain, "*.cbl"))
+		if err != nil {
+			n.Fatal(err)
+		}
+		for _, path := range found {
+			lists = append(lists, chain+"/"+strings.TrimSuffix(filepath.Base(path), ".cbl"))
+		}
+	}
+	return lists
+}
+
+// perform has a Job's pod do what its fate allows.
+func (n *nights) perform(j *job) {
+	n.Helper()
+	pod := j.manifest.Spec.Template.Spec
+	containers := append(slices.Clone(pod.InitContainers), pod.Containers...)
+	until := func(end string) bool {
+		for _, c := range containers {
+			if c.Name == end {
+				return false
+			}
+			if !n.container(j.manifest.Name, c) {
+				return false
+			}
+		}
+		return true
+	}
+	if j.fate.again != "" {
+		until(j.fate.again)
+	}
+	if until(j.fate.before) && !j.fate.fails {
+		j.conditions = "SuccessCriteriaMet Complete"
+		return
+	}
+	j.conditions = "FailureTarget Failed"
+}
+
+// container runs one container of a backup's pod.
+func (n *nights) container(night string, c corev1.Container) bool {
+	n.Helper()
+	r := n.ranges[night]
+	target := "h-" + night
+	if len(c.Command) == 0 {
+		i := slices.Index(c.Args, "--target")
+		n.write(n.placed(c.Args[i+1]), target)
+		return true
+	}
+	base := r.base
+	if base == "" {
+		base = "none"
+	}
+	n.write(filepath.Join(n.list, "changed-blocks.cbl"), base+" "+target)
+	command := slices.Clone(n.shell[:len(n.shell)-1])
+	for _, arg := range c.Command {
+		command = append(command, n.placed(arg))
+	}
+	out, err := exec.CommandContext(n.Context(), command[0], command[1:]...).CombinedOutput()
+	n.logs += string(out)
+	return err == nil
+}
