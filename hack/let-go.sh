@@ -22,16 +22,18 @@ held_claims() {
   "$KUBECTL" get persistentvolumeclaims --all-namespaces -o go-template='{{range .items}}{{$m := .metadata}}{{range $i, $f := .metadata.finalizers}}{{if eq $f "'"$FINALIZER"'"}}{{$m.namespace}} {{$m.name}} {{$i}}{{"\n"}}{{end}}{{end}}{{end}}'
 }
 
-# await waits until the function $1 prints nothing; it fails when that takes too long.
+# await waits until the function $1 prints nothing; it fails when that takes too long. A question without an answer is asked again:
+# it does not say that nothing is held.
 await() {
-  local deadline=$((SECONDS + PATIENCE))
-  while [[ -n "$("$1")" ]]; do
+  local deadline=$((SECONDS + PATIENCE)) held
+  until held=$("$1") && [[ -z "$held" ]]; do
     ((SECONDS < deadline)) || return 1
     sleep 0.5
   done
 }
 
-"$KUBECTL" get crd "$RANGES" >/dev/null 2>&1 || exit 0
+installed=$("$KUBECTL" get crd "$RANGES" --ignore-not-found -o name)
+[[ -n "$installed" ]] || exit 0
 "$KUBECTL" delete "$RANGES" --all --all-namespaces --wait=false
 
 if ! await held_ranges; then
