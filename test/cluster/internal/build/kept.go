@@ -3,6 +3,7 @@ package build
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
 	"path/filepath"
@@ -39,7 +40,16 @@ func (k kept) take(binary, stamp string) bool {
 	now := time.Now()
 	// Its age is all that this is about.
 	_ = os.Chtimes(from, now, now)
-	return writeStamp(binary, stamp) == nil
+	return dated(binary, stamp) == nil && writeStamp(binary, stamp) == nil
+}
+
+// dated gives a component with this stamp the time that it has in every checkout: Go keeps the result of a test that has looked at
+// a program for as long as that has the same size and time.
+func dated(binary, stamp string) error {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(stamp)) // it never fails
+	at := time.Unix(int64(h.Sum32()>>4), 0)
+	return os.Chtimes(binary, at, at)
 }
 
 // put keeps a component, and removes those that nobody has asked for since keepFor.
@@ -50,7 +60,7 @@ func (k kept) put(binary, stamp string) error {
 	if err := os.MkdirAll(string(k), 0o755); err != nil {
 		return fmt.Errorf("keep it: %w", err)
 	}
-	if err := copyProgram(binary, filepath.Join(string(k), stamp)); err != nil {
+	if err := errors.Join(dated(binary, stamp), copyProgram(binary, filepath.Join(string(k), stamp))); err != nil {
 		return fmt.Errorf("keep it: %w", err)
 	}
 	entries, err := os.ReadDir(string(k))

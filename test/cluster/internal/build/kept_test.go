@@ -17,6 +17,10 @@ func TestKept(t *testing.T) {
 	if err := os.WriteFile(first, []byte("program"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	old := time.Now().Add(-2 * keepFor)
+	if err := os.Chtimes(first, old, old); err != nil {
+		t.Fatal(err)
+	}
 	if err := k.put(first, "abc"); err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +37,10 @@ func TestKept(t *testing.T) {
 		t.Errorf("the copy is %v, %v", info.Mode(), err)
 	}
 
-	old := time.Now().Add(-2 * keepFor)
+	if built, taken := modified(t, first), modified(t, second); !built.Equal(taken) {
+		t.Errorf("the copy is of %v, what was built of %v", taken, built)
+	}
+
 	if err := os.Chtimes(filepath.Join(string(k), "abc"), old, old); err != nil {
 		t.Fatal(err)
 	}
@@ -43,9 +50,22 @@ func TestKept(t *testing.T) {
 	if k.take(second, "abc") {
 		t.Error("what nobody asked for was kept")
 	}
+	before := modified(t, second)
 	if !k.take(second, "abe") {
 		t.Error("what was just built was not kept")
 	}
+	if modified(t, second).Equal(before) {
+		t.Error("another component has the same time")
+	}
+}
+
+func modified(t *testing.T, path string) time.Time {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.ModTime()
 }
 
 func TestKeptNowhere(t *testing.T) {
