@@ -21,6 +21,16 @@ import (
 	"github.com/cbt-populator/cbt-populator/test/fakes"
 )
 
+// TestVolumeWithoutAnAnswer has a volume whose root cannot even be looked at, as on storage that is away: that may pass.
+func TestVolumeWithoutAnAnswer(t *testing.T) {
+	s := newScene(t, fakes.Config{Volume: testVolume(true)})
+	loop := filepath.Join(t.TempDir(), "loop")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
+	s.wantReason(t, s.run(t, "--output="+loop), outcome.OutputFailed)
+}
+
 // TestBadFlags: every one is refused with a sentence that names the flag.
 func TestBadFlags(t *testing.T) {
 	s := newScene(t, fakes.Config{Volume: testVolume(true)})
@@ -47,6 +57,7 @@ func TestBadFlags(t *testing.T) {
 		{[]string{"--format=XML"}, "--format"},
 		{[]string{"--output="}, "--output is missing"},
 		{[]string{"--output=/nowhere"}, "--output"},
+		{[]string{"--output=" + file + "/below"}, "--output"},
 		{[]string{"--output=" + file, "--format=Binary"}, "neither a folder nor a block device"},
 		{[]string{"--output=/dev/null", "--format=Binary"}, "neither a folder nor a block device"},
 		{[]string{"--max-size-bytes=-1"}, "--max-size-bytes"},

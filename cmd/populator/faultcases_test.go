@@ -33,6 +33,7 @@ func healedFaults() []faultCase {
 		{name: "two slow ends before the first message", want: ok, flags: []string{"--suspect-after=20ms"}, cfg: fakes.Config{Script: calls(
 			fakes.Fault{Kind: fakes.EarlyEnd, Delay: 50 * time.Millisecond}, fakes.Fault{Kind: fakes.EarlyEnd, Delay: 50 * time.Millisecond})}},
 		{name: "empty messages", want: ok, cfg: fakes.Config{Always: fakes.Call{{Kind: fakes.Empty, After: 1}, {Kind: fakes.Empty, After: 3}}}},
+		{name: "nothing but empty messages", want: ok, check: wantResumes(1), cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Chatter, After: 4, Delay: 20 * time.Millisecond})}},
 		{name: "begins earlier", want: ok, onlyVariable: true, cfg: fakes.Config{PerMessage: 1, Always: fakes.Call{{Kind: fakes.BeginsEarlier}, {Kind: fakes.Cut, After: 10}}},
 			check: func(t *testing.T, s *scene, _ run) {
 				if !strings.Contains(fmt.Sprint(s.server.Struck()), string(fakes.BeginsEarlier)) {
@@ -70,6 +71,8 @@ func endFaults() []faultCase {
 				}
 			}},
 		{name: "hang at the capacity", want: ok, cfg: fakes.Config{Volume: fullVolume(false), Script: calls(fakes.Fault{Kind: fakes.Hang, After: 12})}, onlyVariable: true},
+		{name: "empty messages at the capacity", want: ok, cfg: fakes.Config{Volume: fullVolume(false), Script: calls(
+			fakes.Fault{Kind: fakes.Chatter, After: 12, Delay: 20 * time.Millisecond})}, onlyVariable: true},
 		{name: "cut at the capacity", want: ok, cfg: fakes.Config{Volume: fullVolume(false), Script: calls(fakes.Fault{Kind: fakes.Cut, After: 12})}, onlyVariable: true},
 		{name: "max results", want: ok, flags: []string{"--max-results=7"}, check: func(t *testing.T, s *scene, _ run) {
 			if got := s.server.Calls()[0].MaxResults; got != 7 {

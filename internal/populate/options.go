@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
@@ -130,6 +131,9 @@ func (o *Options) checkFormat() error {
 	}
 	info, err := os.Stat(o.Output)
 	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
+		// The volume does not answer. To open it fails as well, with a reason that is no fault of the command line.
+		return nil
 	case err != nil:
 		return fmt.Errorf("--output: %w; give an existing folder, a block device, or - for standard output", err)
 	case info.IsDir():

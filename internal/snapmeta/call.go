@@ -22,9 +22,12 @@ type call struct {
 	in     incoming
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	// waitingSince is when the pending receive began, in Unix nanoseconds; 0 while none is pending, so that a slow
+	// waitingSince is since when extents are waited for, in Unix nanoseconds; 0 while nothing is received, so that a slow
 	// consumer is not taken for a silent server.
 	waitingSince atomic.Int64
+	// since is when the wait began; 0 if none goes on. Messages without new extents do not end it: a server could send them for
+	// good.
+	since int64
 	// limit overrides the stall timeout if it is not 0 (nanoseconds).
 	limit atomic.Int64
 	done  chan struct{}
@@ -84,7 +87,10 @@ func (c *call) openDelta(conn *grpc.ClientConn, req Request, token string, offse
 
 // next returns the next message, whose extents reuse the memory of reuse. It returns io.EOF at the end of the stream.
 func (c *call) next(reuse []blocklist.Extent) (message, error) {
-	c.waitingSince.Store(time.Now().UnixNano())
+	if c.since == 0 {
+		c.since = time.Now().UnixNano()
+	}
+	c.waitingSince.Store(c.since)
 	c.in.reuse = reuse
 	err := c.stream.RecvMsg(&c.in)
 	c.waitingSince.Store(0)
@@ -98,6 +104,9 @@ func (c *call) next(reuse []blocklist.Extent) (message, error) {
 	}
 	return message{}, err
 }
+
+// progress says that the last message had new extents.
+func (c *call) progress() { c.since = 0 }
 
 // close ends the RPC and waits for the watch over it.
 func (c *call) close() {
@@ -132,7 +141,7 @@ func (c *call) watch(conn *grpc.ClientConn, timing Timing) {
 			limit = time.Duration(l)
 		}
 		if time.Since(waiting) >= limit {
-			c.cancel(fmt.Errorf("%w: the stream was silent for %s", errSilent, limit))
+			c.cancel(fmt.Errorf("%w: no extents came for %s", errSilent, limit))
 			return
 		}
 		if lastSign.Before(waiting) {

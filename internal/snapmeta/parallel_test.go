@@ -295,14 +295,59 @@ func TestFalseEnd(t *testing.T) {
 	}
 }
 
-// TestOneStreamIsLeft has a service that serves one call at a time: the list comes from that.
+// dense returns a volume all of whose blocks of 4 KiB are listed.
+func dense(capacity int64) fakes.Volume {
+	v := fakes.Volume{Capacity: capacity, Fixed: true}
+	for at := int64(0); at < capacity; at += 4 << 10 {
+		v.Delta = append(v.Delta, fakes.Extent{Offset: at, Size: 4 << 10})
+	}
+	return v
+}
+
+// TestMessageEndsOnABoundary has messages that end where further streams begin, and a service that answers those wrongly: the list of the
+// stream before has to be compared with theirs all the same.
+func TestMessageEndsOnABoundary(t *testing.T) {
+	v := dense(64 * mib)
+	for name, style := range map[string]fakes.Style{
+		"later calls are empty":            {Deaf: fakes.Extent{Offset: 1, Size: 1 << 62}, DeafCalls: 1 << 30, DeafStarts: true},
+		"later calls lack their beginning": {Exclusive: true},
+	} {
+		for _, empty := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, empty messages %t", name, empty), func(t *testing.T) {
+				server, cfg := service(t, fakes.Config{Volume: v, PerMessage: 256, Style: style, EmptyMessage: empty})
+				cfg.Streams = 4
+				got, err := listed(t, cfg)
+				if diff := cmp.Diff(truth(v), got); err != nil || diff != "" {
+					t.Errorf("WRONG LIST: %d of %d extents (%v)\ncalls %+v", len(got), len(v.Delta), err, server.Calls())
+				}
+				if !slices.ContainsFunc(server.Calls(), func(c fakes.Received) bool {
+					return c.StartingOffset > 0 && c.StartingOffset < v.Capacity && c.StartingOffset%mib == 0
+				}) {
+					t.Errorf("no stream began on a boundary: %+v", server.Calls())
+				}
+			})
+		}
+	}
+}
+
+// TestOneStreamIsLeft has a service that serves one call at a time: the list comes from that, whatever is said to the others.
 func TestOneStreamIsLeft(t *testing.T) {
-	v := even(64 * mib)
-	_, cfg := service(t, fakes.Config{Volume: v, PerMessage: 64, AtOnce: 1})
-	cfg.Streams = 4
-	got, err := listed(t, cfg)
-	if diff := cmp.Diff(truth(v), got); err != nil || diff != "" {
-		t.Fatalf("%v\n%s", err, diff)
+	// It reaches the capacity, so that no further call asks for its end, which might be refused as well.
+	v := dense(64 * mib)
+	for _, code := range []codes.Code{
+		codes.ResourceExhausted, codes.FailedPrecondition, codes.InvalidArgument, codes.Unimplemented, codes.NotFound, codes.PermissionDenied,
+	} {
+		t.Run(code.String(), func(t *testing.T) {
+			server, cfg := service(t, fakes.Config{Volume: v, PerMessage: 64, AtOnce: 1, AtOnceCode: code})
+			cfg.Streams = 4
+			got, err := listed(t, cfg)
+			if diff := cmp.Diff(truth(v), got); err != nil || diff != "" {
+				t.Fatalf("%v\n%s", err, diff)
+			}
+			if calls := server.Calls(); len(calls) < 3 {
+				t.Errorf("no second stream was tried: %+v", calls)
+			}
+		})
 	}
 }
 

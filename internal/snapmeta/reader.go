@@ -42,6 +42,8 @@ type reader struct {
 	failures, tokenFailures int
 	// exhausted is set when the reader gave up after failures that might have passed.
 	exhausted bool
+	// refused is set when the reader gave up because of what the service answered to a call.
+	refused bool
 	// ends counts how often the server said that nothing follows check.end.
 	ends      int
 	suspected bool
@@ -165,6 +167,7 @@ func (r *reader) accept(m message) ([]blocklist.Extent, error) {
 		r.resumes.Add(1)
 		r.ends = 0
 	}
+	r.call.progress()
 	r.failures, r.tokenFailures, r.suspected = 0, 0, false
 	if r.check.full() {
 		// The end is still awaited, because a message after it would show that the order was broken, but not
@@ -216,9 +219,11 @@ func (r *reader) failed(ctx context.Context, err error) error {
 	kind, reason := classify(err)
 	switch kind {
 	case failTerminal:
+		r.refused = true
 		return outcome.Errorf(reason, "%w", err)
 	case failNoDelta:
 		if r.req.BaseHandle == "" || !r.req.UseAllocated || r.check.capacity > 0 {
+			r.refused = true
 			return outcome.Errorf(reason, "%w", err)
 		}
 		r.log.Warn("delta is unavailable, listing the allocated blocks instead", "error", err.Error())

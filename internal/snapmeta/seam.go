@@ -40,10 +40,13 @@ func (e *contradictionError) Error() string {
 	return fmt.Sprintf("asked from offset %d, the service does not list what it lists when asked from before: %s at offset %d", e.from, e.what, e.offset)
 }
 
-// newSeam returns the seam at start. extents are of the message that reached it, the first whose end is not before start;
-// runStart and end are the checker's from before it.
+// newSeam returns the seam at start. extents are of the message that passed it, the first that ends beyond start; runStart and
+// end are the checker's from before it.
 func newSeam(kind api.BlockMetadataType, start, runStart, end int64, extents []blocklist.Extent) *seam {
 	s := &seam{kind: kind, start: start, runStart: start, at: start}
+	if end == start {
+		s.runStart = runStart
+	}
 	for _, e := range extents {
 		if e.Offset != end {
 			runStart = e.Offset

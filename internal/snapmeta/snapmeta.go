@@ -11,7 +11,7 @@
 //
 // One call is slower than the service and this machine could be, so a long list is read by several calls at once, each from
 // its own starting_offset. The part of the volume from there to where the next one starts is a unit. A request has no end
-// offset: the reader of a unit stops when an extent reaches the next one's start, and its call is cancelled. Each unit has
+// offset: the reader of a unit stops when an extent ends beyond the next one's start, and its call is cancelled. Each unit has
 // a reader of its own with all of the above: it resumes, asks twice before it believes an end, and checks every promise.
 // The list is taken from the units in order. What later ones read meanwhile waits, packed, in a bounded memory; a reader
 // that finds no room stops receiving, and flow control holds its call back. Each call has its own connection, because the
@@ -28,7 +28,7 @@
 //     The others may cut differently after a boundary, as they may after an interruption of one stream.
 //
 // One stream's list is the one that counts. If the answers at a seam differ, if a service says that the list ends where a
-// later unit has listed extents, or if a later unit's reader gives up, then what the later ones have read is thrown away
+// later unit has listed extents, if it refuses a later unit's first call, or if a later unit's reader gives up, then what the later ones have read is thrown away
 // and the stream before the seam goes on by itself, in the call that it still has. If the list has come to a later unit's
 // extents already, there is no stream before it, and that unit is the one that goes on, with the attempts that one stream
 // would have left. Who goes on then has to come past every extent that others have listed: an end before that is asked for

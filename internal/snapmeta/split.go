@@ -97,6 +97,9 @@ func (s *Stream) boundary() (at int, boundary int64) {
 	defer p.mu.Unlock()
 	active, left, covered, entries := 0, int64(0), int64(0), int64(0)
 	for i, u := range s.units {
+		if u.unwelcome {
+			return 0, 0
+		}
 		covered += u.position - u.start
 		entries += u.entries
 		if u.state == reading || u.state == passed {

@@ -128,6 +128,7 @@ func (s *Stream) next(ctx context.Context) ([]blocklist.Extent, error) {
 		switch {
 		case err != nil && s.survives(u):
 			s.pace.hold(breather)
+			s.alone = s.alone || u.unwelcome
 			s.goAlone(err)
 		case err != nil:
 			return nil, s.explain(ctx, u, err)
@@ -145,13 +146,19 @@ func (s *Stream) next(ctx context.Context) ([]blocklist.Extent, error) {
 	}
 }
 
-// survives reports whether the list goes on although u does not, because it is read ahead by a reader that gave up after failures
-// that may pass: the stream before the seam has a call of its own, and if there is none before, u is read on with the patience
-// of the list, unless that has come to its end too.
+// survives reports whether the list goes on although u does not, because it is read ahead by a reader that was refused, or that gave
+// up after failures that may pass: the stream before the seam has a call of its own, and if there is none before, u is read on with
+// the patience of the list, unless that has come to its end too.
 func (s *Stream) survives(u *unit) bool {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	if s.pool.fatal != nil || u.state != failed || !u.reader.exhausted {
+	if s.pool.fatal != nil || u.state != failed {
+		return false
+	}
+	if u.unwelcome {
+		return s.drained
+	}
+	if !u.reader.exhausted {
 		return false
 	}
 	return s.drained || u.ahead && !u.reader.tired(s.timing)

@@ -20,7 +20,7 @@ type unitState int
 const (
 	// reading: more extents may come.
 	reading unitState = iota
-	// passed: the reader has reached the unit's limit.
+	// passed: the reader has gone beyond the unit's limit.
 	passed
 	// ended: the service said, provably, that the list ends.
 	ended
@@ -38,7 +38,7 @@ type unit struct {
 	ahead  bool
 	cancel context.CancelFunc
 	done   chan struct{}
-	// seam leads to the next unit; it is there once the limit was reached. The call is left open until the next unit has
+	// seam leads to the next unit; it is there once an extent ended beyond the limit. The call is left open until the next unit has
 	// confirmed it: if that contradicts, the list goes on with this very call, as if there had never been another.
 	seam *seam
 
@@ -46,6 +46,9 @@ type unit struct {
 
 	state unitState
 	err   error
+	// unwelcome says that the service refused the unit before it had listed anything in it. Nobody but us chose to ask there, beside
+	// another call, so that says nothing about the list.
+	unwelcome bool
 	// limit is where the next unit starts; 0 for the last one.
 	limit int64
 	// position is where the extent ends that was read last, and entries the number of those that were read.
@@ -77,7 +80,7 @@ func newPool(bytes int64, ranks int) *pool {
 	return p
 }
 
-// step reads on; no extents are the end of the list. It takes note of the position, and of the seam if the limit was reached.
+// step reads on; no extents are the end of the list. It takes note of the position, and of the seam if the limit was passed.
 func (p *pool) step(ctx context.Context, u *unit) ([]blocklist.Extent, error) {
 	runStart, end := u.reader.check.runStart, u.reader.check.end
 	extents, err := u.reader.next(ctx)
@@ -87,7 +90,8 @@ func (p *pool) step(ctx context.Context, u *unit) ([]blocklist.Extent, error) {
 	case err != nil:
 		u.state, u.err = failed, err
 		p.changed.Broadcast()
-		if p.fatal == nil && !u.reader.exhausted && ctx.Err() == nil {
+		u.unwelcome = u.ahead && u.entries == 0 && u.reader.refused
+		if p.fatal == nil && !u.reader.exhausted && !u.unwelcome && ctx.Err() == nil {
 			p.fatal = u
 		}
 		return nil, err
@@ -98,7 +102,8 @@ func (p *pool) step(ctx context.Context, u *unit) ([]blocklist.Extent, error) {
 	}
 	u.position = u.reader.check.end
 	u.entries += int64(len(extents))
-	if u.limit > 0 && u.position >= u.limit {
+	// A message that ends at the limit is not enough: what the next unit's call answers could not be compared with anything.
+	if u.limit > 0 && u.position > u.limit {
 		u.seam = newSeam(u.reader.check.kind, u.limit, runStart, end, extents)
 	}
 	return extents, nil

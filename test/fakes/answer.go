@@ -24,6 +24,10 @@ type Style struct {
 	// at once, and one that starts before it ends there, as if complete. It strikes a call that reaches it.
 	Deaf      Extent
 	DeafCalls int
+	// DeafStarts spares calls that start before Deaf.
+	DeafStarts bool
+	// Exclusive leaves out an extent that begins at the starting offset, unless that is 0, against the protocol.
+	Exclusive bool
 }
 
 // messages cuts the extents from the starting offset into messages.
@@ -63,7 +67,8 @@ func (s Style) from(extents []Extent, from int64, v Volume) []*api.BlockMetadata
 	for _, e := range extents {
 		end := e.Offset + e.Size
 		switch {
-		case end < from, end == from && (from == 0 || !s.Inclusive), s.Skips && e.Offset < from && end > from:
+		case end < from, end == from && (from == 0 || !s.Inclusive), s.Skips && e.Offset < from && end > from,
+			s.Exclusive && from > 0 && e.Offset == from:
 			continue
 		case e.Offset < from && end > from && s.Tail && !v.Fixed:
 			e = Extent{Offset: from, Size: end - from}
@@ -89,7 +94,7 @@ func (s *Server) deafen(blocks []*api.BlockMetadata, from int64) []*api.BlockMet
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	deaf := s.cfg.Style.Deaf
-	if from >= deaf.Offset+deaf.Size {
+	if from >= deaf.Offset+deaf.Size || s.cfg.Style.DeafStarts && from < deaf.Offset {
 		return blocks
 	}
 	for i, b := range blocks {

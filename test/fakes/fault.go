@@ -28,6 +28,8 @@ const (
 	Drip Kind = "drip"
 	// Empty sends a message without extents, then goes on.
 	Empty Kind = "empty-message"
+	// Chatter sends messages without extents from here on, the fault's delay apart, and nothing else.
+	Chatter Kind = "chatter"
 	// BeginsEarlier makes the first extent of a continued VARIABLE_LENGTH stream begin in what was sent before, where
 	// the protocol allows it.
 	BeginsEarlier Kind = "begins-earlier"
@@ -64,7 +66,7 @@ type Fault struct {
 	Code codes.Code
 	// Text is the status' message; a default if empty.
 	Text string
-	// Delay is for Drip, and for EarlyEnd: the wait before it.
+	// Delay is for Drip and Chatter, and for EarlyEnd: the wait before it.
 	Delay time.Duration
 	// By is for Shift and ChangeCapacity, in bytes.
 	By int64

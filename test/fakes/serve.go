@@ -1,6 +1,7 @@
 package fakes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -52,7 +53,9 @@ type session struct {
 	// transmit sends a message and returns its size in bytes.
 	transmit func(reply) (int, error)
 	sent     int
-	delay    time.Duration
+	// last is the message that was sent last.
+	last  reply
+	delay time.Duration
 }
 
 // serve takes down the call, checks it, and streams the extents with the call's faults.
@@ -66,7 +69,7 @@ func (s *Server) serve(ctx context.Context, got Received, namespace, target stri
 		faults = cfg.Script[n]
 	}
 	if !s.enter(cfg.AtOnce) {
-		return status.Error(codes.ResourceExhausted, "too many calls at once")
+		return status.Error(cmp.Or(cfg.AtOnceCode, codes.ResourceExhausted), "too many calls at once")
 	}
 	defer s.leave()
 	v := cfg.Volume
@@ -167,6 +170,7 @@ func (c *session) run(v Volume, limit func() context.CancelFunc) error {
 const prefixBytes = 5
 
 func (c *session) send(r reply) error {
+	c.last = r
 	n, err := c.transmit(r)
 	if err == nil {
 		c.conn.queued.Add(int64(prefixBytes + n))
@@ -232,6 +236,9 @@ func (c *session) strikeOne(f Fault, next *reply) error {
 		}
 		c.note(f.Kind)
 		return c.send(reply{kind: next.kind, capacity: next.capacity})
+	case Chatter:
+		c.note(f.Kind)
+		return c.chatter(f.Delay)
 	case Cut, Reset:
 		c.note(f.Kind)
 		c.conn.settle(c.ctx)
@@ -259,6 +266,19 @@ func (c *session) strikeOne(f Fault, next *reply) error {
 		return status.Error(f.Code, text)
 	default: // the others do not end the stream
 		return nil
+	}
+}
+
+// chatter sends messages without extents, like the last one otherwise, until the call is over.
+func (c *session) chatter(delay time.Duration) error {
+	c.delay = delay
+	for {
+		if err := c.send(reply{kind: c.last.kind, capacity: c.last.capacity}); err != nil {
+			return err
+		}
+		if err := c.wait(); err != nil {
+			return err
+		}
 	}
 }
 

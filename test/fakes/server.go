@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubernetes-csi/external-snapshot-metadata/pkg/api"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
@@ -41,8 +42,9 @@ type Config struct {
 	Admit func(ctx context.Context, token, namespace string) error
 	// Style is how extents are listed.
 	Style Style
-	// AtOnce is how many calls are served at once; others are refused with RESOURCE_EXHAUSTED. 0: any number.
-	AtOnce int
+	// AtOnce is how many calls are served at once; others are refused with AtOnceCode, RESOURCE_EXHAUSTED if 0. 0: any number.
+	AtOnce     int
+	AtOnceCode codes.Code
 	// PerMessage is the number of extents a message, 256 if 0; a request may ask for less.
 	PerMessage int
 	// EmptyMessage sends one message without extents when there are none to send, as some drivers do; else the
