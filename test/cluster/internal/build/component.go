@@ -52,8 +52,8 @@ func Components() []Component {
 		snapshotter("snapshot-controller"),
 		snapshotter("csi-snapshotter"),
 		{Name: "csi-provisioner", Dir: pinned + "external-provisioner",
-			Package: "github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner",
-			Module:  "github.com/kubernetes-csi/external-provisioner/v5"},
+			Package: "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner",
+			Module:  "github.com/kubernetes-csi/external-provisioner/v6"},
 		{Name: "csi-snapshot-metadata", Dir: pinned + "external-snapshot-metadata",
 			Package: "github.com/kubernetes-csi/external-snapshot-metadata/cmd/csi-snapshot-metadata",
 			Module:  "github.com/kubernetes-csi/external-snapshot-metadata"},
@@ -73,6 +73,7 @@ func Tools() []Component {
 		tool("controller-gen", "sigs.k8s.io/controller-tools", "/cmd/controller-gen"),
 		tool("golangci-lint", "github.com/golangci/golangci-lint/v2", "/cmd/golangci-lint"),
 		tool("go-licenses", "github.com/google/go-licenses", ""),
+		tool("govulncheck", "golang.org/x/vuln", "/cmd/govulncheck"),
 		tool("helm", "helm.sh/helm/v4", "/cmd/helm"),
 	}
 }
