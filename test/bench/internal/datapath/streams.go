@@ -49,14 +49,21 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 		Key: "streams", Title: "Several streams from slow servers",
 		Text: "The same list from servers that cost something: CPU time per extent, as a conversion does, or a wait per message, as a driver " +
 			"does that asks a storage system. The populator is told to begin with so many streams; by default it adds them when a list turns out long. " +
-			"What the server takes for an extent beside its cost is gRPC's and TLS's. Where both together keep all cores busy, no further stream helps.",
+			"What the server takes for an extent beside its cost is gRPC's and TLS's. Where both together keep all cores busy, no further stream helps; " +
+			"so one cost is a multiple of what a raw receiver takes on this machine, which is the same on slow and fast ones.",
 		Heading: []string{"server", "streams", "million extents/s", "× one stream", "CPU ns/extent", "server's CPU ns/extent", "cores busy", "peak memory, MiB"},
 		Chart:   report.Chart{Axis: "× one stream (more is better)"},
+	}
+	relative, err := l.relativeCost(ctx, plan)
+	if err != nil {
+		return report.Section{}, fmt.Errorf("raw receiver: %w", err)
 	}
 	for _, slow := range []struct {
 		title string
 		cfg   server.Config
 	}{
+		{fmt.Sprintf("%.1f × the raw receiver's CPU per extent (%d ns)", receivers, relative.Nanoseconds()),
+			server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, CostPerExtent: relative}},
 		{"100 ns of CPU per extent", server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, CostPerExtent: 100 * time.Nanosecond}},
 		{"1 ms wait per message", server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, WaitPerMessage: time.Millisecond}},
 	} {
@@ -73,6 +80,24 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 		}
 	}
 	return section, nil
+}
+
+// receivers is what a server costs an extent that gains from several streams, in units of what a raw receiver does: 100 ns on a
+// machine on which the latter takes 15.
+const receivers = 100.0 / 15
+
+// relativeCost measures the raw receiver and returns so many times its CPU time for an extent.
+func (l *Lab) relativeCost(ctx context.Context, plan Plan) (cost time.Duration, err error) {
+	s, err := l.Serve(ctx, server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	raw, err := hold(ctx, plan.Rounds, plan.Log, l.peer("raw gRPC receive, nothing parsed", "raw", s, ToNowhere))
+	if err != nil {
+		return 0, err
+	}
+	return time.Duration(receivers * raw[0].CPUPerExtent()), nil
 }
 
 func (l *Lab) streamsFrom(ctx context.Context, plan Plan, cfg server.Config) (standings []Standing, err error) {
