@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,8 +34,28 @@ const (
 // images are what the chart requires.
 var images = []string{"--set=images.controller=registry.test/controller:1", "--set=images.populator=registry.test/populator:1"}
 
+// sources has Go see what the tools read, or it would show an earlier result after a change of a manifest.
+var sources = sync.OnceValue(func() error {
+	for _, folder := range []string{"/charts", "/config"} {
+		err := filepath.WalkDir(root+folder, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			_, err = os.ReadFile(path)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+})
+
 func tool(t *testing.T, name string, args ...string) ([]byte, error) {
 	t.Helper()
+	if err := sources(); err != nil {
+		t.Fatal(err)
+	}
 	bin := os.Getenv("CBT_BIN")
 	if bin == "" {
 		t.Fatal("CBT_BIN is not set: run make test, or name the folder with kubectl, helm and promtool")
