@@ -134,10 +134,16 @@ deploy: $(BIN)/ko ## Build the images, push them to KO_DOCKER_REPO and install i
 	  'Then ask for a list: docs/changedblockrange.md, or examples/guide.'
 
 .PHONY: undeploy
-undeploy: ## Remove it, and all ChangedBlockRanges, from the current cluster (populated volumes stay)
+undeploy: ## Remove what KUSTOMIZATION names, and all ChangedBlockRanges, from the current cluster (populated volumes stay)
+	@# What goes is known before anything does. The switch for other namespaces may have been deployed without being named now.
+	@mkdir -p $(BIN)/.manifests
+	@{ $(KUBECTL) kustomize $(KUSTOMIZATION); echo ---; cat config/components/cross-namespace/role.yaml; } > $(BIN)/.manifests/undeploy.yaml
 	@# The controller takes its finalizers off ChangedBlockRanges and claims, so it goes last.
 	KUBECTL="$(KUBECTL)" hack/let-go.sh
-	$(KUBECTL) kustomize config/with-cross-namespace | $(KUBECTL) delete --ignore-not-found --wait -f -
+	$(KUBECTL) delete --ignore-not-found --wait=false -f $(BIN)/.manifests/undeploy.yaml
+	@# Again for what began meanwhile: it would keep the CustomResourceDefinition for good.
+	KUBECTL="$(KUBECTL)" hack/let-go.sh
+	$(KUBECTL) wait --for=delete --timeout=5m -f $(BIN)/.manifests/undeploy.yaml
 
 .PHONY: deploy-local
 deploy-local:

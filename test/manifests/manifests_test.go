@@ -34,10 +34,10 @@ const (
 // images are what the chart requires.
 var images = []string{"--set=images.controller=registry.test/controller:1", "--set=images.populator=registry.test/populator:1"}
 
-// sources has Go see what the tools read, or it would show an earlier result after a change of a manifest.
+// sources has Go see what tools and scripts read, or it would show an earlier result after a change of a manifest.
 var sources = sync.OnceValue(func() error {
-	for _, folder := range []string{"/charts", "/config"} {
-		err := filepath.WalkDir(root+folder, func(path string, entry fs.DirEntry, err error) error {
+	for _, name := range []string{"/Makefile", "/charts", "/config", "/hack"} {
+		err := filepath.WalkDir(root+name, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
 				return err
 			}
