@@ -161,7 +161,7 @@ cli-image-local:
 ##@ A release
 
 .PHONY: release-manifests
-release-manifests: $(BIN)/ko $(BIN)/helm ## Push images for all platforms; write install.yaml, chart and plugin to dist/ (KO_DOCKER_REPO, VERSION)
+release-manifests: $(BIN)/ko $(BIN)/helm ## Push images for amd64 and arm64; write install.yaml, chart and plugin to dist/ (KO_DOCKER_REPO, VERSION)
 	@test -n "$(KO_DOCKER_REPO)" || { echo 'Say where the images go: make release-manifests KO_DOCKER_REPO=registry.example/cbt-populator VERSION=v1.2.3' >&2; exit 1; }
 	@$(VERSIONED)
 	BIN=$(BIN) KUBECTL=$(KUBECTL) VERSION=$(VERSION) KO_DOCKER_REPO=$(KO_DOCKER_REPO) hack/release.sh $(KO_FLAGS) $(IMAGE_LABELS)
