@@ -1,7 +1,8 @@
 // Package manifests checks what is installed: that the Helm chart installs what kustomize does, that every component
 // builds, that alerts fire for their causes, and that dashboards ask for metrics that exist.
 //
-// The tests need kubectl, helm and promtool, in the folder that CBT_BIN names; `make test` builds them there.
+// The tests need kubectl, helm and promtool, in the folder that CBT_BIN names, and one of them an API server; `make test` builds them
+// there.
 package manifests
 
 import (
@@ -92,9 +93,14 @@ func objects(t *testing.T, stream []byte) map[string]*unstructured.Unstructured 
 			t.Fatal(err)
 		}
 		if len(o.Object) > 0 {
-			found[strings.Join([]string{o.GetKind(), o.GetNamespace(), o.GetName()}, "/")] = &o
+			found[key(&o)] = &o
 		}
 	}
+}
+
+// key is kind, namespace and name.
+func key(o *unstructured.Unstructured) string {
+	return strings.Join([]string{o.GetKind(), o.GetNamespace(), o.GetName()}, "/")
 }
 
 func template(t *testing.T, args ...string) map[string]*unstructured.Unstructured {

@@ -78,3 +78,23 @@ func TestReleasePlatforms(t *testing.T) {
 		}
 	}
 }
+
+// TestReleaseIsOnThePage: docs/operations.md says of every file of a release what it is for.
+func TestReleaseIsOnThePage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs", "operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n### What a release has\n")
+	section, _, _ = strings.Cut(section, "\n### ")
+	dist, _ := release(t)
+	files, err := os.ReadDir(dist)
+	if err != nil || len(files) < 5 {
+		t.Fatalf("files of a release: %v, %v", files, err)
+	}
+	for _, file := range files {
+		if !strings.Contains(section, "`"+file.Name()+"`") {
+			t.Errorf("the page does not name %s", file.Name())
+		}
+	}
+}
