@@ -77,8 +77,8 @@ func (f fake) undeploy(t *testing.T, folder string) (string, error) {
 	return f.run(t, nil, "make", "--no-print-directory", "undeploy", "KUBECTL="+f.kubectl(), "BIN="+t.TempDir(), "KUSTOMIZATION="+folder)
 }
 
-// TestUndeployDeletesWhatWasDeployed: whatever the kustomization adds, and whether or not it is named, what goes beyond the namespace
-// goes as well.
+// TestUndeployDeletesWhatWasDeployed: what the kustomization adds goes as well, and the switch for other namespaces also when nobody names
+// it.
 func TestUndeployDeletesWhatWasDeployed(t *testing.T) {
 	components, err := filepath.Glob(root + "/config/components/*")
 	if err != nil || len(components) < 3 {
