@@ -134,10 +134,16 @@ deploy: $(BIN)/ko ## Build the images, push them to KO_DOCKER_REPO and install i
 	  'Then ask for a list: docs/changedblockrange.md, or examples/guide.'
 
 .PHONY: undeploy
-undeploy: ## Remove it, and all ChangedBlockRanges, from the current cluster (populated volumes stay)
+undeploy: ## Remove what KUSTOMIZATION names, and all ChangedBlockRanges, from the current cluster (populated volumes stay)
+	@# What goes is known before anything does. The switch for other namespaces may have been deployed without being named now.
+	@mkdir -p $(BIN)/.manifests
+	@{ $(KUBECTL) kustomize $(KUSTOMIZATION); echo ---; cat config/components/cross-namespace/role.yaml; } > $(BIN)/.manifests/undeploy.yaml
 	@# The controller takes its finalizers off ChangedBlockRanges and claims, so it goes last.
 	KUBECTL="$(KUBECTL)" hack/let-go.sh
-	$(KUBECTL) kustomize config/with-cross-namespace | $(KUBECTL) delete --ignore-not-found --wait -f -
+	$(KUBECTL) delete --ignore-not-found --wait=false -f $(BIN)/.manifests/undeploy.yaml
+	@# Again for what began meanwhile: it would keep the CustomResourceDefinition for good.
+	KUBECTL="$(KUBECTL)" hack/let-go.sh
+	$(KUBECTL) wait --for=delete --timeout=5m -f $(BIN)/.manifests/undeploy.yaml
 
 .PHONY: deploy-local
 deploy-local:
@@ -155,7 +161,7 @@ cli-image-local:
 ##@ A release
 
 .PHONY: release-manifests
-release-manifests: $(BIN)/ko $(BIN)/helm ## Push images for all platforms; write install.yaml, chart and plugin to dist/ (KO_DOCKER_REPO, VERSION)
+release-manifests: $(BIN)/ko $(BIN)/helm ## Push images for amd64 and arm64; write install.yaml, chart and plugin to dist/ (KO_DOCKER_REPO, VERSION)
 	@test -n "$(KO_DOCKER_REPO)" || { echo 'Say where the images go: make release-manifests KO_DOCKER_REPO=registry.example/cbt-populator VERSION=v1.2.3' >&2; exit 1; }
 	@$(VERSIONED)
 	BIN=$(BIN) KUBECTL=$(KUBECTL) VERSION=$(VERSION) KO_DOCKER_REPO=$(KO_DOCKER_REPO) hack/release.sh $(KO_FLAGS) $(IMAGE_LABELS)

@@ -14,9 +14,18 @@ PATIENCE=${PATIENCE:-60}
 RANGES=changedblockranges.cbt.storage.k8s.io
 FINALIZER=cbt.storage.k8s.io/populate-target-protection
 
+# installed prints the kind's definition, if it is there; gone says that it no longer is.
+installed() {
+  "$KUBECTL" get crd "$RANGES" --ignore-not-found -o name
+}
+gone() {
+  local definition
+  definition=$(installed) && [[ -z "$definition" ]]
+}
+
 # held_ranges and held_claims print namespace, name and, for claims, the place of the finalizer in the list.
 held_ranges() {
-  "$KUBECTL" get "$RANGES" --all-namespaces -o go-template='{{range .items}}{{if .metadata.finalizers}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}'
+  "$KUBECTL" get "$RANGES" --all-namespaces -o go-template='{{range .items}}{{if .metadata.finalizers}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}' || gone
 }
 held_claims() {
   "$KUBECTL" get persistentvolumeclaims --all-namespaces -o go-template='{{range .items}}{{$m := .metadata}}{{range $i, $f := .metadata.finalizers}}{{if eq $f "'"$FINALIZER"'"}}{{$m.namespace}} {{$m.name}} {{$i}}{{"\n"}}{{end}}{{end}}{{end}}'
@@ -32,11 +41,13 @@ await() {
   done
 }
 
-installed=$("$KUBECTL" get crd "$RANGES" --ignore-not-found -o name)
-[[ -n "$installed" ]] || exit 0
-"$KUBECTL" delete "$RANGES" --all --all-namespaces --wait=false
+# The definition may go before claims are let go, or has gone already.
+definition=$(installed)
+if [[ -n "$definition" ]]; then
+  "$KUBECTL" delete "$RANGES" --all --all-namespaces --wait=false || gone
+fi
 
-if ! await held_ranges; then
+if [[ -n "$definition" ]] && ! await held_ranges; then
   held_ranges | while read -r namespace name; do
     echo "Giving up what is populated from ChangedBlockRange $namespace/$name."
     "$KUBECTL" -n "$namespace" patch "$RANGES" "$name" --type=merge -p '{"metadata":{"finalizers":null}}' || true # it may have gone just now

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pushes the images of a release for all platforms with their bills of materials, and writes to dist/ what installs them:
+# Pushes the images of a release, for amd64 and arm64, with their bills of materials, and writes to dist/ what installs them:
 # install.yaml, let-go.sh, which is run before that is removed, the chart, the kubectl plugin and its krew manifest. `make
 # release-manifests` calls it with ko's flags.
 set -euo pipefail
@@ -16,10 +16,10 @@ mkdir -p dist "$BIN/.release"
 
 # `make` has written the kustomization with the version in its labels.
 "$KUBECTL" kustomize "$BIN/.manifests" |
-  "$BIN/ko" resolve "$@" --platform="${PLATFORMS:-all}" --tags="${VERSION//+/_},latest" --sbom=spdx --image-refs=dist/images.txt -f - > dist/install.yaml
+  "$BIN/ko" resolve "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="${VERSION//+/_},latest" --sbom=spdx --image-refs=dist/images.txt -f - > dist/install.yaml
 
 # The plugin's image, for pods of backups; no manifest names it.
-"$BIN/ko" build "$@" --platform="${PLATFORMS:-all}" --tags="${VERSION//+/_},latest" --sbom=spdx ./cmd/kubectl-cbr >> dist/images.txt
+"$BIN/ko" build "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="${VERSION//+/_},latest" --sbom=spdx ./cmd/kubectl-cbr >> dist/images.txt
 
 image() { grep -E "/(cmd/)?$1(-[0-9a-f]+)?(:[^@]*)?@" dist/images.txt | head -n1; }
 controller=$(image controller)

@@ -88,3 +88,27 @@ func checkInstallable(t *testing.T, kustomization string, built []byte) {
 		}
 	}
 }
+
+// TestReadmeListsEveryPageOnce: whoever looks for a page finds one row for it.
+func TestReadmeListsEveryPageOnce(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]int{}
+	for _, row := range regexp.MustCompile(`(?m)^\| \[.*`).FindAllString(string(text), -1) {
+		first, _, _ := strings.Cut(row[1:], "|")
+		for _, link := range regexp.MustCompile(`\]\((docs/[a-z-]+\.md)\)`).FindAllStringSubmatch(first, -1) {
+			listed[link[1]]++
+		}
+	}
+	pages, err := filepath.Glob(root + "/docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("pages: %v, %v", pages, err)
+	}
+	for _, page := range pages {
+		if name := "docs/" + filepath.Base(page); listed[name] != 1 {
+			t.Errorf("%s is listed %d times", name, listed[name])
+		}
+	}
+}
