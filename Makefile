@@ -138,12 +138,14 @@ undeploy: ## Remove what KUSTOMIZATION names, and all ChangedBlockRanges, from t
 	@# What goes is known before anything does. The switch for other namespaces may have been deployed without being named now.
 	@mkdir -p $(BIN)/.manifests
 	@{ $(KUBECTL) kustomize $(KUSTOMIZATION); echo ---; cat config/components/cross-namespace/role.yaml; } > $(BIN)/.manifests/undeploy.yaml
-	@# The controller takes its finalizers off ChangedBlockRanges and claims, so it goes last.
+	@# The controller takes its finalizers off ChangedBlockRanges and claims, and goes before its rights do.
 	KUBECTL="$(KUBECTL)" hack/let-go.sh
-	$(KUBECTL) delete --ignore-not-found --wait=false -f $(BIN)/.manifests/undeploy.yaml
+	@$(KUBECTL) get --ignore-not-found -f $(BIN)/.manifests/undeploy.yaml \
+	  -o go-template='{{range .items}}{{if eq .kind "Deployment"}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}' \
+	  | while read -r namespace name; do $(KUBECTL) -n "$$namespace" delete deployment "$$name" --cascade=foreground; done
 	@# Again for what began meanwhile: it would keep the CustomResourceDefinition for good.
 	KUBECTL="$(KUBECTL)" hack/let-go.sh
-	$(KUBECTL) wait --for=delete --timeout=5m -f $(BIN)/.manifests/undeploy.yaml
+	$(KUBECTL) delete --ignore-not-found --wait -f $(BIN)/.manifests/undeploy.yaml
 
 .PHONY: deploy-local
 deploy-local:

@@ -121,9 +121,11 @@ func TestUndeployDeletesWhatWasDeployed(t *testing.T) {
 }
 
 // TestUndeployLetsGoTwice: what has begun between the first time and the end of the controller is let go as well, or the deletion of the
-// CustomResourceDefinition does not end.
+// CustomResourceDefinition does not end. The controller is gone before its rights are, so that it is not refused in its last moment.
 func TestUndeployLetsGoTwice(t *testing.T) {
 	kubectl := newFake(t)
+	t.Setenv("ANSWERED", "get --ignore-not-found -f ")
+	t.Setenv("ANSWER", "somewhere controller")
 	if out, err := kubectl.undeploy(t, "config/default"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -132,13 +134,13 @@ func TestUndeployLetsGoTwice(t *testing.T) {
 		switch {
 		case strings.HasPrefix(call, "get crd "):
 			steps = append(steps, "let go")
-		case strings.HasPrefix(call, "delete --ignore-not-found --wait=false "):
+		case call == "-n somewhere delete deployment controller --cascade=foreground":
+			steps = append(steps, "delete the controller")
+		case strings.HasPrefix(call, "delete --ignore-not-found --wait -f "):
 			steps = append(steps, "delete")
-		case strings.HasPrefix(call, "wait --for=delete "):
-			steps = append(steps, "wait")
 		}
 	}
-	if want := []string{"let go", "delete", "let go", "wait"}; !slices.Equal(steps, want) {
+	if want := []string{"let go", "delete the controller", "let go", "delete"}; !slices.Equal(steps, want) {
 		t.Errorf("steps %q, want %q; calls: %q", steps, want, kubectl.calls(t))
 	}
 }
