@@ -13,7 +13,7 @@ import (
 )
 
 // journalFormat marks a file as a journal, so that no other file is overwritten.
-const journalFormat = "kubectl-cbr-apply/2"
+const journalFormat = "kubectl-cbr-apply/3"
 
 // entry is what a journal holds: which copy it belongs to, and how far that came.
 type entry struct {

@@ -83,6 +83,9 @@ func TestJournals(t *testing.T) {
 		{"the journal says less than was copied", func(t *testing.T, o *Options) {
 			edit(t, o.Journal, func(e *entry) { e.CopiedUpTo -= 4096 })
 		}, "no longer holds"},
+		{"the journal's shards were others", func(t *testing.T, o *Options) {
+			edit(t, o.Journal, func(e *entry) { e.Format = "kubectl-cbr-apply/2" })
+		}, "another version"},
 		{"the journal has no digest", func(t *testing.T, o *Options) {
 			edit(t, o.Journal, func(e *entry) { e.CopiedXXH64 = "" })
 		}, "does not say how far"},

@@ -12,7 +12,9 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/listops"
 )
 
-// shardAlign is where an extent may be cut between two shards, in bytes: no two machines write to one page.
+// shardAlign is the unit in bytes at whose multiples shards begin and end. It is the largest page of a node (arm64 and ppc64le have
+// such ones): a machine that writes a part of a page of a device writes all of it back, and what another one wrote to the rest is
+// lost. Whoever changes it changes journalFormat, since a journal's shard would be another part of the list.
 const shardAlign = 64 << 10
 
 // Run copies. It fails with ErrRefused before anything was written; with ErrDiffers if Verify finds a difference; with
