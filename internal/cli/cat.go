@@ -98,6 +98,7 @@ func (o *catOptions) part(in *input, r listops.Range) convert.List {
 	list := convert.List{Header: in.Header(), Extents: in.extents}
 	var remarks []string
 	if o.ranges != "" {
+		list.Header = listops.Clipped(list.Header)
 		list.Extents = func() listops.Extents { return listops.Clip(listops.Of(in.From(r.From)), r) }
 		remarks = append(remarks, fmt.Sprintf("bytes %d to %d", r.From, min(r.To, list.Header.VolumeCapacityBytes)))
 		if g := list.Header.GranularityBytes; g > 0 && (r.From|min(r.To, list.Header.VolumeCapacityBytes))&(g-1) != 0 {

@@ -100,7 +100,7 @@ func sliceOf(in *input, ranges []listops.Range, worker int, align int64) convert
 	}
 	r := ranges[worker]
 	return convert.List{
-		Header:  listops.Part(h, fmt.Sprintf("slice %d of %d", worker, len(ranges))),
+		Header:  listops.Part(listops.Clipped(h), fmt.Sprintf("slice %d of %d", worker, len(ranges))),
 		Extents: func() listops.Extents { return listops.Clip(listops.Of(in.From(r.From)), r) },
 	}
 }

@@ -16,6 +16,14 @@ func Part(h blocklist.Header, remark string) blocklist.Header {
 	return h
 }
 
+// Clipped returns h for a list of whose extents some may have been cut, so that their lengths vary.
+func Clipped(h blocklist.Header) blocklist.Header {
+	if h.BlockMetadataType == blocklist.FixedLength {
+		h.BlockMetadataType = blocklist.VariableLength
+	}
+	return h
+}
+
 // Range is the part of a volume from the byte From to the byte before To.
 type Range struct{ From, To int64 }
 
