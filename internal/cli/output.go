@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,7 +54,7 @@ func (o *listFlags) write(ctx context.Context, s Streams, list convert.List, inp
 }
 
 // writeTo calls write with standard output for "-", and otherwise with a file that gets its name, and takes the place of
-// an older one, only once write has succeeded and all is on disk.
+// an older one, only once write has succeeded and all is on disk. What a link names is replaced, and not the link.
 func writeTo(s Streams, path string, write func(io.Writer) error) error {
 	if path == "-" {
 		return write(s.Out)
@@ -66,7 +67,11 @@ func writeTo(s Streams, path string, write func(io.Writer) error) error {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("write %s: it is not a regular file, so that it could not appear at once; write to standard output instead", path)
 	}
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644))
+	file, err := behindLinks(path)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	f, err := renameio.NewPendingFile(file, renameio.WithTempDir(filepath.Dir(file)), renameio.WithPermissions(0o644))
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -76,7 +81,37 @@ func writeTo(s Streams, path string, write func(io.Writer) error) error {
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", path, err), f.Cleanup())
 	}
-	return syncDir(filepath.Dir(path))
+	return syncDir(filepath.Dir(file))
+}
+
+// maxLinks is how many links may follow each other, as in Linux.
+const maxLinks = 40
+
+// behindLinks returns the name of what path names that is no link, and need not be there: filepath.EvalSymlinks fails if it is not.
+func behindLinks(path string) (string, error) {
+	for range maxLinks {
+		dir, name := filepath.Split(path)
+		dir, err := filepath.EvalSymlinks(cmp.Or(dir, "."))
+		if err != nil {
+			return "", err
+		}
+		path = filepath.Join(dir, name)
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode()&fs.ModeSymlink == 0 {
+			return path, nil
+		}
+		if err != nil {
+			return "", err
+		}
+		to, err := os.Readlink(path)
+		if err != nil {
+			return "", err
+		}
+		if path = to; !filepath.IsAbs(to) {
+			path = dir + string(filepath.Separator) + to // Join would drop "folder/..", and the folder may be a link
+		}
+	}
+	return "", fmt.Errorf("more than %d links follow each other", maxLinks)
 }
 
 // syncDir makes what happened to names in dir durable.
