@@ -51,22 +51,54 @@ type journal struct {
 	entry entry
 }
 
-// openJournal returns the journal at path, written anew, and the position from which the copy described by e goes on if a check
-// finds what lies before it. If there is a journal that does not count, why says so.
-func openJournal(path string, e entry) (j *journal, from position, why string, err error) {
-	if resolved, err := filepath.EvalSymlinks(path); err == nil {
-		path = resolved // so that a rename replaces the file and not the link
+// resolved returns the name of the file that path names, so that a rename replaces that and not a link to it.
+func resolved(path string) string {
+	if file, err := filepath.EvalSymlinks(path); err == nil {
+		return file
 	}
+	return path
+}
+
+// checkJournal refuses a journal that is some other file or cannot be written, and changes nothing.
+func checkJournal(path string) error {
+	path = resolved(path)
+	if _, _, err := readJournal(path); err != nil {
+		return err
+	}
+	// It is replaced by a new file beside it. This one's name is its own: another copy may be writing the journal's.
+	probe, err := os.CreateTemp(filepath.Dir(path), ".kubectl-cbr-*")
+	if err != nil {
+		return refuse("write journal: %w", err)
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return refuse("write journal: %w", err)
+	}
+	return nil
+}
+
+// readJournal returns what the journal at path holds, if there is one.
+func readJournal(path string) (old entry, found bool, err error) {
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		return entry{}, false, nil
 	case err != nil:
-		return nil, from, "", refuse("read journal: %w", err)
-	default:
-		var old entry
-		if json.Unmarshal(data, &old) != nil || !strings.HasPrefix(old.Format, "kubectl-cbr-apply/") {
-			return nil, from, "", refuse("%s is not a journal of an earlier copy: name another file, or remove it", path)
-		}
+		return entry{}, false, refuse("read journal: %w", err)
+	case json.Unmarshal(data, &old) != nil || !strings.HasPrefix(old.Format, "kubectl-cbr-apply/"):
+		return entry{}, false, refuse("%s is not a journal of an earlier copy: name another file, or remove it", path)
+	}
+	return old, true, nil
+}
+
+// openJournal returns the journal at path, written anew, and the position from which the copy described by e goes on if a check
+// finds what lies before it. If there is a journal that does not count, why says so.
+func openJournal(path string, e entry) (j *journal, from position, why string, err error) {
+	path = resolved(path)
+	old, found, err := readJournal(path)
+	if err != nil {
+		return nil, from, "", err
+	}
+	if found {
 		if why = e.differsFrom(old); why == "" {
 			from, _ = old.at()
 		}
@@ -76,7 +108,7 @@ func openJournal(path string, e entry) (j *journal, from position, why string, e
 	}
 	j = &journal{path: path, entry: e}
 	if err := j.save(from); err != nil {
-		return nil, from, "", refuse("%w", err)
+		return nil, from, "", err
 	}
 	return j, from, why, nil
 }

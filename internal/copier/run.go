@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
@@ -142,10 +143,19 @@ func (c *task) open() error {
 	if err := c.checkTarget(); err != nil {
 		return err
 	}
+	path, err := c.journalPath()
+	if err != nil {
+		return err
+	}
+	if path != "" {
+		if err := checkJournal(path); err != nil {
+			return err
+		}
+	}
 	if c.target, err = openTarget(c.options, c.capacity); err != nil {
 		return err
 	}
-	return c.openJournal()
+	return c.openJournal(path)
 }
 
 func (c *task) close() error {
@@ -158,17 +168,30 @@ func (c *task) close() error {
 	return errors.Join(errs...)
 }
 
-// openJournal finds out where to begin, and makes sure that the journal can be written.
-func (c *task) openJournal() error {
-	path := c.options.Journal
+// journalPath returns the name of the journal; empty for none.
+func (c *task) journalPath() (string, error) {
+	o := c.options
+	if o.Journal != "" {
+		return o.Journal, nil
+	}
+	info, err := os.Stat(o.Target)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", refuse("target: %w", err)
+	}
+	if err == nil && isBlockDevice(info) {
+		return "", nil
+	}
+	path := o.Target + ".journal"
+	if s := o.Shard; !s.whole() {
+		path = fmt.Sprintf("%s-%d-of-%d", path, s.Index, s.Total)
+	}
+	return path, nil
+}
+
+// openJournal finds out where to begin, and begins the journal: once the target is held, so that no other copy to it writes the same one.
+func (c *task) openJournal(path string) error {
 	if path == "" {
-		if c.target.block {
-			return nil
-		}
-		path = c.options.Target + ".journal"
-		if s := c.options.Shard; !s.whole() {
-			path = fmt.Sprintf("%s-%d-of-%d", path, s.Index, s.Total)
-		}
+		return nil
 	}
 	digest := c.list.Trailer().ListSHA256
 	entry := entry{
