@@ -55,3 +55,61 @@ current-context: c
 		}
 	}
 }
+
+// TestUsage: what is wrong with a command line has an exit code of its own, and is said before anything is read.
+func TestUsage(t *testing.T) {
+	for _, c := range []struct {
+		line, says string
+	}{
+		{"nonsense", "nonsense"},
+		{"cat", "arg"},
+		{"cat a b", "arg"},
+		{"cat /nowhere --unheard-of", "unheard-of"},
+		{"cat /nowhere -o xml", "ndjson"},
+		{"cat /nowhere --offset -1", "--offset"},
+		{"cat /nowhere --limit -2", "--limit"},
+		{"cat /nowhere --limit many", "limit"},
+		{"cat /nowhere --range 5", "START"},
+		{"cat /nowhere --range 5-4", "empty"},
+		{"cat /nowhere --range 5:0", "empty"},
+		{"cat /nowhere --range -", "START"},
+		{"cat /nowhere --range a-b", `"a" is not a size`},
+		{"cat /nowhere --range 0.5-2", "whole"},
+		{"cat /nowhere --mode Both", "--mode"},
+		{"cat /nowhere --capacity big", "--capacity"},
+		{"verify /nowhere -o xml", "yaml"},
+		{"info", "arg"},
+		{"diff a", "arg"},
+		{"union a", "arg"},
+		{"union - -", "standard input"},
+		{"slice /nowhere", "worker"},
+		{"slice /nowhere --worker 0", "--workers"},
+		{"slice /nowhere --workers 2 --worker 2", "--worker is 2"},
+		{"slice /nowhere --workers 2 --worker -1", "--worker is -1"},
+		{"slice /nowhere --workers 1000000 --worker 1", "--workers"},
+		{"slice /nowhere --workers 2 --worker 1 --dir x", "worker"},
+		{"slice /nowhere --workers 2 --worker 1 --align 1000", "--align"},
+		{"slice /nowhere --workers 2 --worker 1 --align 0", "--align"},
+		{"slice /nowhere --workers 2 --dir x --out y", "out"},
+		{"preview --to tuesday -o lister --limit 1", "--output lister is for whole lists"},
+		{"preview --to tuesday -o lister --offset 1", "--output lister is for whole lists"},
+		{"preview --to tuesday -o lister --offset-bytes 1Gi", "--output lister is for whole lists"},
+		{"preview --to tuesday -o cbl --limit-bytes 1Gi", "--output cbl is for whole lists"},
+		{"map /nowhere -o map.gif", ".png"},
+		{"map /nowhere -o map", ".png"},
+		{"map /nowhere --layout spiral", "--layout"},
+		{"map /nowhere --color red", "--color"},
+		{"map /nowhere --width -1", "--width"},
+		{"map /nowhere --height 100000", "--height"},
+	} {
+		r := cbr(t, "", strings.Fields(c.line)...)
+		if r.code != exitUsage || r.out != "" || !strings.Contains(r.err, c.says) || !strings.Contains(r.err, "--help") {
+			t.Errorf("%s: %+v, want %q", c.line, r, c.says)
+		}
+	}
+	for _, line := range []string{"cat /nowhere", "verify /nowhere", "info /nowhere", "map /nowhere", "cat " + t.TempDir(), "cat /dev/null"} {
+		if r := cbr(t, "", strings.Fields(line)...); r.code != exitFailed || r.out != "" || strings.Contains(r.err, "--help") {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+}
