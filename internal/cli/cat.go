@@ -81,6 +81,9 @@ func cat(ctx context.Context, s Streams, o catOptions, path string) (err error) 
 	case o.limit < -1:
 		return usagef("--limit is %d: it is a number of extents, or -1 for all", o.limit)
 	}
+	if err := o.list.checkModes(ctx, &s, o.foreign, path); err != nil {
+		return err
+	}
 	in, err := openList(ctx, s, path, o.foreign)
 	if err != nil {
 		return err

@@ -43,11 +43,36 @@ func (o *listFlags) check() (err error) {
 	return nil
 }
 
+// saysMode reports whether the format says what is listed, so that it must be known.
+func (o *listFlags) saysMode() bool { return o.format == convert.JSON || o.format == convert.CBL }
+
+// checkModes refuses a list of the upstream lister among those at paths if its mode must be known and f does not say it. It does so
+// before any list is read: of each it reads no more than tells whose it is, and leaves s as if that had not been read either.
+func (o *listFlags) checkModes(ctx context.Context, s *Streams, f foreignFlags, paths ...string) error {
+	if !o.saysMode() || f.mode != "" {
+		return nil
+	}
+	for _, path := range paths {
+		foreign, err := listsForeign(ctx, s, path)
+		if err != nil {
+			return err
+		}
+		if foreign {
+			return withoutMode(displayName(path))
+		}
+	}
+	return nil
+}
+
+func withoutMode(name string) error {
+	return usagef("%s is the upstream lister's and does not say what it lists: add --mode Delta or --mode Allocated", name)
+}
+
 // write writes list, which inputs say that it comes from.
 func (o *listFlags) write(ctx context.Context, s Streams, list convert.List, inputs ...*input) error {
 	for _, in := range inputs {
-		if (o.format == convert.JSON || o.format == convert.CBL) && !in.modeKnown {
-			return usagef("%s is the upstream lister's and does not say what it lists: add --mode Delta or --mode Allocated", in.name)
+		if o.saysMode() && !in.modeKnown { // a file that became the lister's after checkModes
+			return withoutMode(in.name)
 		}
 	}
 	return writeTo(s, o.file, func(w io.Writer) error { return convert.Write(ctx, w, o.format, list) })

@@ -74,6 +74,9 @@ func slice(ctx context.Context, s Streams, o sliceOptions, path string) (err err
 	case o.worker < 0 || o.worker >= o.workers:
 		return usagef("--worker is %d: it is from 0 to %d with --workers %d", o.worker, o.workers-1, o.workers)
 	}
+	if err := o.list.checkModes(ctx, &s, o.foreign, path); err != nil {
+		return err
+	}
 	in, err := openList(ctx, s, path, o.foreign)
 	if err != nil {
 		return err

@@ -47,8 +47,8 @@ func (o *Options) check() error {
 	if o.Workers == 0 {
 		o.Workers = DefaultWorkers
 	}
-	if o.Workers < 1 || o.Workers > maxWorkers {
-		return refuse("%d workers: use 1 to %d", o.Workers, maxWorkers)
+	if o.Workers < 1 || o.Workers > MaxWorkers {
+		return refuse("%d workers: use 1 to %d", o.Workers, MaxWorkers)
 	}
 	if s := o.Shard; s != (Shard{}) && (s.Total < 1 || s.Index < 0 || s.Index >= s.Total) {
 		return refuse("shard %s does not exist: parts count from 0", s)
