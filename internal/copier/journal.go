@@ -15,19 +15,17 @@ import (
 // journalFormat marks a file as a journal, so that no other file is overwritten.
 const journalFormat = "kubectl-cbr-apply/3"
 
-// entry is what a journal holds: which copy it belongs to, and how far that came.
+// entry is what a journal holds: which copy it belongs to, and how far that came. It does not say which target that went to: whatever
+// has the name now holds what was copied, or does not, and the check finds out.
 type entry struct {
 	Format string `json:"format"`
 	List   string `json:"list"`
 	Shard  string `json:"shard"`
 	Source string `json:"source"`
-	// SourceBytes and TargetBytes are sizes.
+	// SourceBytes is its size.
 	SourceBytes int64 `json:"sourceBytes"`
 	// SourceVersion tells the source from any other that it was copied from under the same name; empty if nothing tells it.
 	SourceVersion string `json:"sourceVersion"`
-	// Target tells this target from another one under the same name; empty if nothing tells it.
-	Target      string `json:"target"`
-	TargetBytes int64  `json:"targetBytes"`
 	// CopiedUpTo is the offset in the volume before which all extents are on the target, durably; CopiedXXH64 is the digest of
 	// what was copied up to there, in hexadecimal. See position.
 	CopiedUpTo  int64  `json:"copiedUpTo"`
@@ -125,10 +123,6 @@ func (e entry) differsFrom(old entry) string {
 		return fmt.Sprintf("the journal is about shard %s", old.Shard)
 	case old.Source != e.Source || old.SourceBytes != e.SourceBytes:
 		return fmt.Sprintf("the journal is about another source (%s, %d bytes)", old.Source, old.SourceBytes)
-	case e.Target == "":
-		return "the system does not tell this target from another one of its name"
-	case old.Target != e.Target || old.TargetBytes != e.TargetBytes:
-		return "the journal is about another target, or a device was attached anew"
 	case e.empty && old.CopiedUpTo > 0:
 		return "the target is empty"
 	}

@@ -197,7 +197,7 @@ func (c *task) openJournal(path string) error {
 	entry := entry{
 		Format: journalFormat, List: fmt.Sprintf("sha256:%x", digest), Shard: c.options.Shard.String(),
 		Source: c.options.Source, SourceBytes: c.source.size, SourceVersion: c.source.version(),
-		Target: c.target.identity(), TargetBytes: c.target.size, empty: c.target.fresh,
+		empty: c.target.fresh,
 	}
 	j, from, why, err := openJournal(path, entry)
 	if err != nil {
@@ -213,7 +213,8 @@ func (c *task) openJournal(path string) error {
 func (c *task) beginAgain(why string) { c.options.Notice("the copy begins again: " + why) }
 
 // check reads from the target what an earlier run copied to it, and has the copy begin again unless all of it is there. Nothing
-// else shows it: a file that is written over keeps its inode and its time of birth, and a device its number. Of a source that may
+// else shows it: a file that is written over keeps its inode and its time of birth, and a device its number. If it is there, it does
+// not matter whether it is the same file or device, which over NFS or after a device was attached anew nothing shows. Of a source that may
 // be another one it reads the same, since half a copy of each would be a copy of none.
 func (c *task) check(ctx context.Context) error {
 	if c.from.mark == 0 {
