@@ -67,11 +67,27 @@ is about something else. The result is the same. Name one journal for a target, 
 	return c
 }
 
-func applyList(ctx context.Context, s Streams, o applyOptions) (err error) {
+// check reports bad flags, and parses the shard. What else a copy is refused for depends on what the flags name.
+func (o *applyOptions) check() (err error) {
+	for _, f := range []struct{ name, value string }{{"list", o.List}, {"source", o.Source}, {"target", o.Target}} {
+		if f.value == "" {
+			return usagef("--%s is empty: name a file or a device", f.name)
+		}
+	}
+	if o.Workers < 1 || o.Workers > copier.MaxWorkers {
+		return usagef("--workers is %d: it is from 1 to %d", o.Workers, copier.MaxWorkers)
+	}
 	if o.shard != "" {
 		if o.Shard, err = copier.ParseShard(o.shard); err != nil {
 			return usagef("--%v", err)
 		}
+	}
+	return nil
+}
+
+func applyList(ctx context.Context, s Streams, o applyOptions) error {
+	if err := o.check(); err != nil {
+		return err
 	}
 	o.Notice = func(text string) { _, _ = fmt.Fprintln(s.Err, text) }
 	if !o.quiet {

@@ -81,6 +81,9 @@ func cat(ctx context.Context, s Streams, o catOptions, path string) (err error) 
 	case o.limit < -1:
 		return usagef("--limit is %d: it is a number of extents, or -1 for all", o.limit)
 	}
+	if err := o.list.checkModes(ctx, &s, o.foreign, path); err != nil {
+		return err
+	}
 	in, err := openList(ctx, s, path, o.foreign)
 	if err != nil {
 		return err
@@ -98,6 +101,7 @@ func (o *catOptions) part(in *input, r listops.Range) convert.List {
 	list := convert.List{Header: in.Header(), Extents: in.extents}
 	var remarks []string
 	if o.ranges != "" {
+		list.Header = listops.Clipped(list.Header)
 		list.Extents = func() listops.Extents { return listops.Clip(listops.Of(in.From(r.From)), r) }
 		remarks = append(remarks, fmt.Sprintf("bytes %d to %d", r.From, min(r.To, list.Header.VolumeCapacityBytes)))
 		if g := list.Header.GranularityBytes; g > 0 && (r.From|min(r.To, list.Header.VolumeCapacityBytes))&(g-1) != 0 {

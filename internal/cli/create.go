@@ -166,6 +166,7 @@ func (m *maker) make(ctx context.Context) error {
 			return err
 		}
 	}
+	var unheard error // a ChangedBlockRange whose claim is missing is worse than one that nobody heard of
 	for i, o := range m.objects() {
 		if err := m.create(ctx, o, false); err != nil {
 			if i > 0 {
@@ -173,11 +174,12 @@ func (m *maker) make(ctx context.Context) error {
 			}
 			return err
 		}
-		if m.o.format == "" {
-			if err := printCreated(m.s.Out, m.access, o); err != nil {
-				return err
-			}
+		if m.o.format == "" && unheard == nil {
+			unheard = printCreated(m.s.Out, m.access, o)
 		}
+	}
+	if unheard != nil {
+		return fmt.Errorf("%w; %s", unheard, m.whatStays())
 	}
 	return nil
 }

@@ -151,12 +151,39 @@ func isLister(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	b, err := begin(f)
+	return b.isLister(), errors.Join(err, f.Close())
+}
+
+// beginning is as much of a list as tells whose it is, and what follows.
+type beginning struct {
+	head []byte
+	rest io.Reader
+}
+
+func begin(r io.Reader) (beginning, error) {
 	head := make([]byte, 64)
-	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return false, errors.Join(err, f.Close())
+	n, err := io.ReadFull(r, head)
+	b := beginning{head[:n], r}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		b.rest, err = bytes.NewReader(nil), nil // whoever types a list would have to end it again
 	}
-	return bytes.HasPrefix(bytes.TrimSpace(head[:n]), []byte("[")), f.Close()
+	return b, err
+}
+
+func (b beginning) isLister() bool { return bytes.HasPrefix(bytes.TrimSpace(b.head), []byte("[")) }
+
+// listsForeign reports whether the list at path is the upstream lister's. What it has read of standard input is put back.
+func listsForeign(ctx context.Context, s *Streams, path string) (bool, error) {
+	if path != "-" {
+		return await(ctx, func() (bool, error) { return isLister(path) })
+	}
+	b, err := await(ctx, func() (beginning, error) { return begin(s.In) })
+	if err != nil {
+		return false, fmt.Errorf("standard input: %w", err)
+	}
+	s.In = io.MultiReader(bytes.NewReader(b.head), b.rest)
+	return b.isLister(), nil
 }
 
 // importLister writes the list of the upstream lister at path to temp in our Binary format, and opens that.

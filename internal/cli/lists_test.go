@@ -150,46 +150,6 @@ func temporary(t *testing.T) {
 	})
 }
 
-// TestParts: a part is what was asked for, whole by itself, and says that it is a part.
-func TestParts(t *testing.T) {
-	path := listFile(t, increment("mon", "tue"), 0, 1, 4, 9)
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{nil, "0\t4096\n4096\t4096\n16384\t4096\n36864\t4096\n"},
-		{[]string{"--offset", "1", "--limit", "2"}, "4096\t4096\n16384\t4096\n"},
-		{[]string{"--offset", "3"}, "36864\t4096\n"},
-		{[]string{"--offset", "9"}, ""},
-		{[]string{"--limit", "0"}, ""},
-		{[]string{"--range", "5000-16385"}, "5000\t3192\n16384\t1\n"},
-		{[]string{"--range", "16Ki:8Ki"}, "16384\t4096\n"},
-		{[]string{"--range", "16Ki-"}, "16384\t4096\n36864\t4096\n"},
-		{[]string{"--range", "-4Ki"}, "0\t4096\n"},
-		{[]string{"--range", "8Ki-16Ki"}, ""},
-		{[]string{"--range", "1Ei-"}, ""},
-		{[]string{"--range", "1Ki:7Ei"}, "1024\t3072\n4096\t4096\n16384\t4096\n36864\t4096\n"},
-		{[]string{"--range", "4Ki-", "--offset", "1", "--limit", "1"}, "16384\t4096\n"},
-	} {
-		args := append([]string{"cat", path}, c.args...)
-		if got := ok(t, append(args, "-o", "tsv")...); got != c.want {
-			t.Errorf("%v: %q, want %q", c.args, got, c.want)
-		}
-		for _, format := range []string{"json", "cbl"} {
-			h := header(t, ok(t, append(args, "-o", format)...))
-			if part := len(c.args) > 0; strings.Contains(h.TargetSnapshot, "tue (part") != part || (h.TargetSnapshotHandle == "") != part {
-				t.Errorf("%v: %+v", c.args, h)
-			}
-		}
-	}
-	if h := header(t, ok(t, "cat", path, "--range", "4Ki-8Ki")); h.GranularityBytes != 4096 {
-		t.Errorf("a part of whole blocks has granularity %d", h.GranularityBytes)
-	}
-	if h := header(t, ok(t, "cat", path, "--range", "4Ki-5000")); h.GranularityBytes != 0 {
-		t.Errorf("a part of a block has granularity %d", h.GranularityBytes)
-	}
-}
-
 func TestUnionAndDiff(t *testing.T) {
 	mon, tue, wed := listFile(t, increment("sun", "mon"), 1, 2, 9), listFile(t, increment("mon", "tue"), 2, 3), listFile(t, increment("tue", "wed"), 255)
 	if got, want := ok(t, "union", mon, tue, wed, "-o", "tsv"), "4096\t12288\n36864\t4096\n1044480\t4096\n"; got != want {
@@ -228,31 +188,6 @@ func TestUnionAndDiff(t *testing.T) {
 		if h := header(t, ok(t, append(c.args, "--force")...)); h.TargetSnapshotHandle != "" || !strings.Contains(h.TargetSnapshot, "(") {
 			t.Errorf("%s, forced: %+v", name, h)
 		}
-	}
-}
-
-func TestSlice(t *testing.T) {
-	h := increment("mon", "tue")
-	path := file(t, "list", encode(t, blocklist.Binary, h, []blocklist.Extent{{Offset: 4096, Length: 40 * 4096}, {Offset: 900 << 10, Length: 4096}}))
-	dir := filepath.Join(t.TempDir(), "slices")
-	ok(t, "slice", path, "--workers", "3", "--dir", dir, "-o", "cbl")
-	var together strings.Builder
-	for i, name := range []string{"0.cbl", "1.cbl", "2.cbl"} {
-		got := ok(t, "cat", filepath.Join(dir, name), "-o", "tsv")
-		if alone := ok(t, "slice", path, "--workers", "3", "--worker", string(rune('0'+i)), "-o", "tsv"); alone != got {
-			t.Errorf("slice %d: %q alone, %q in the folder", i, alone, got)
-		}
-		together.WriteString(got)
-	}
-	if want := "4096\t57344\n61440\t57344\n118784\t49152\n921600\t4096\n"; together.String() != want {
-		t.Errorf("slices: %q", together.String())
-	}
-	entries, err := os.ReadDir(filepath.Dir(dir))
-	if err != nil || len(entries) != 1 {
-		t.Errorf("beside the folder: %v, %v", entries, err)
-	}
-	if r := cbr(t, "", "slice", path, "--workers", "3", "--dir", dir); r.code != exitFailed || !strings.Contains(r.err, "there already") {
-		t.Errorf("into a folder that is there: %+v", r)
 	}
 }
 
@@ -332,60 +267,6 @@ func TestDamaged(t *testing.T) {
 					t.Errorf("%s, %s: left in the folder: %v, %v", f, damage, entries, err)
 				}
 			}
-		}
-	}
-}
-
-// TestUsage: what is wrong with a command line has an exit code of its own, and is said before anything is read.
-func TestUsage(t *testing.T) {
-	for _, c := range []struct {
-		line, says string
-	}{
-		{"nonsense", "nonsense"},
-		{"cat", "arg"},
-		{"cat a b", "arg"},
-		{"cat /nowhere --unheard-of", "unheard-of"},
-		{"cat /nowhere -o xml", "ndjson"},
-		{"cat /nowhere --offset -1", "--offset"},
-		{"cat /nowhere --limit -2", "--limit"},
-		{"cat /nowhere --limit many", "limit"},
-		{"cat /nowhere --range 5", "START"},
-		{"cat /nowhere --range 5-4", "empty"},
-		{"cat /nowhere --range 5:0", "empty"},
-		{"cat /nowhere --range -", "START"},
-		{"cat /nowhere --range a-b", `"a" is not a size`},
-		{"cat /nowhere --range 0.5-2", "whole"},
-		{"cat /nowhere --mode Both", "--mode"},
-		{"cat /nowhere --capacity big", "--capacity"},
-		{"verify /nowhere -o xml", "yaml"},
-		{"info", "arg"},
-		{"diff a", "arg"},
-		{"union a", "arg"},
-		{"union - -", "standard input"},
-		{"slice /nowhere", "worker"},
-		{"slice /nowhere --worker 0", "--workers"},
-		{"slice /nowhere --workers 2 --worker 2", "--worker is 2"},
-		{"slice /nowhere --workers 2 --worker -1", "--worker is -1"},
-		{"slice /nowhere --workers 1000000 --worker 1", "--workers"},
-		{"slice /nowhere --workers 2 --worker 1 --dir x", "worker"},
-		{"slice /nowhere --workers 2 --worker 1 --align 1000", "--align"},
-		{"slice /nowhere --workers 2 --worker 1 --align 0", "--align"},
-		{"slice /nowhere --workers 2 --dir x --out y", "out"},
-		{"map /nowhere -o map.gif", ".png"},
-		{"map /nowhere -o map", ".png"},
-		{"map /nowhere --layout spiral", "--layout"},
-		{"map /nowhere --color red", "--color"},
-		{"map /nowhere --width -1", "--width"},
-		{"map /nowhere --height 100000", "--height"},
-	} {
-		r := cbr(t, "", strings.Fields(c.line)...)
-		if r.code != exitUsage || r.out != "" || !strings.Contains(r.err, c.says) || !strings.Contains(r.err, "--help") {
-			t.Errorf("%s: %+v, want %q", c.line, r, c.says)
-		}
-	}
-	for _, line := range []string{"cat /nowhere", "verify /nowhere", "info /nowhere", "map /nowhere", "cat " + t.TempDir(), "cat /dev/null"} {
-		if r := cbr(t, "", strings.Fields(line)...); r.code != exitFailed || r.out != "" || strings.Contains(r.err, "--help") {
-			t.Errorf("%s: %+v", line, r)
 		}
 	}
 }

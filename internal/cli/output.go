@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,18 +43,43 @@ func (o *listFlags) check() (err error) {
 	return nil
 }
 
+// saysMode reports whether the format says what is listed, so that it must be known.
+func (o *listFlags) saysMode() bool { return o.format == convert.JSON || o.format == convert.CBL }
+
+// checkModes refuses a list of the upstream lister among those at paths if its mode must be known and f does not say it. It does so
+// before any list is read: of each it reads no more than tells whose it is, and leaves s as if that had not been read either.
+func (o *listFlags) checkModes(ctx context.Context, s *Streams, f foreignFlags, paths ...string) error {
+	if !o.saysMode() || f.mode != "" {
+		return nil
+	}
+	for _, path := range paths {
+		foreign, err := listsForeign(ctx, s, path)
+		if err != nil {
+			return err
+		}
+		if foreign {
+			return withoutMode(displayName(path))
+		}
+	}
+	return nil
+}
+
+func withoutMode(name string) error {
+	return usagef("%s is the upstream lister's and does not say what it lists: add --mode Delta or --mode Allocated", name)
+}
+
 // write writes list, which inputs say that it comes from.
 func (o *listFlags) write(ctx context.Context, s Streams, list convert.List, inputs ...*input) error {
 	for _, in := range inputs {
-		if (o.format == convert.JSON || o.format == convert.CBL) && !in.modeKnown {
-			return usagef("%s is the upstream lister's and does not say what it lists: add --mode Delta or --mode Allocated", in.name)
+		if o.saysMode() && !in.modeKnown { // a file that became the lister's after checkModes
+			return withoutMode(in.name)
 		}
 	}
 	return writeTo(s, o.file, func(w io.Writer) error { return convert.Write(ctx, w, o.format, list) })
 }
 
 // writeTo calls write with standard output for "-", and otherwise with a file that gets its name, and takes the place of
-// an older one, only once write has succeeded and all is on disk.
+// an older one, only once write has succeeded and all is on disk. What a link names is replaced, and not the link.
 func writeTo(s Streams, path string, write func(io.Writer) error) error {
 	if path == "-" {
 		return write(s.Out)
@@ -66,7 +92,11 @@ func writeTo(s Streams, path string, write func(io.Writer) error) error {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("write %s: it is not a regular file, so that it could not appear at once; write to standard output instead", path)
 	}
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644))
+	file, err := behindLinks(path)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	f, err := renameio.NewPendingFile(file, renameio.WithTempDir(filepath.Dir(file)), renameio.WithPermissions(0o644))
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -76,7 +106,37 @@ func writeTo(s Streams, path string, write func(io.Writer) error) error {
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", path, err), f.Cleanup())
 	}
-	return syncDir(filepath.Dir(path))
+	return syncDir(filepath.Dir(file))
+}
+
+// maxLinks is how many links may follow each other, as in Linux.
+const maxLinks = 40
+
+// behindLinks returns the name of what path names that is no link, and need not be there: filepath.EvalSymlinks fails if it is not.
+func behindLinks(path string) (string, error) {
+	for range maxLinks {
+		dir, name := filepath.Split(path)
+		dir, err := filepath.EvalSymlinks(cmp.Or(dir, "."))
+		if err != nil {
+			return "", err
+		}
+		path = filepath.Join(dir, name)
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode()&fs.ModeSymlink == 0 {
+			return path, nil
+		}
+		if err != nil {
+			return "", err
+		}
+		to, err := os.Readlink(path)
+		if err != nil {
+			return "", err
+		}
+		if path = to; !filepath.IsAbs(to) {
+			path = dir + string(filepath.Separator) + to // Join would drop "folder/..", and the folder may be a link
+		}
+	}
+	return "", fmt.Errorf("more than %d links follow each other", maxLinks)
 }
 
 // syncDir makes what happened to names in dir durable.

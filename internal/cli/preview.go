@@ -34,8 +34,9 @@ with, and prints it. It makes no object. The service is shown a token of a servi
 API server whether that account may get VolumeSnapshots in the namespace.
 
 Without --offset, --limit and their like the output is the whole list; as json (cbl for format Binary) it has the same
-bytes as the populated one. A page of it is no list: as json it has no trailer, and readers of lists refuse it. Pages are cut by the
-command, so a late one costs as much as all before it.`,
+bytes as the populated one. A page of it is no list: as json it has no trailer, and readers of lists refuse it. Pages come as
+json, ndjson, tsv or table; what the other formats say is taken for a whole list. They are cut by the command, so a late one
+costs as much as all before it.`,
 		Example: `  # the changes of a ChangedBlockRange, as a list
   kubectl cbr preview monday-to-tuesday > changed-blocks.json
 
@@ -67,8 +68,8 @@ func previewFormats() []string {
 	return slices.DeleteFunc(convert.Formats(), func(f string) bool { return !convert.Format(f).Streams() })
 }
 
-// pageFormats are those of which a part is not taken for the whole.
-var pageFormats = []convert.Format{convert.JSON, convert.NDJSON, convert.TSV, convert.Table, convert.Lister}
+// pageFormats are those of which a part is not taken for the whole: our own commands take the lister's JSON for a list.
+var pageFormats = []convert.Format{convert.JSON, convert.NDJSON, convert.TSV, convert.Table}
 
 // questionFlags say what is listed; a NAME says it already.
 var questionFlags = []string{"from", "from-handle", "to", "granularity", "merge", "when-delta-unavailable"}

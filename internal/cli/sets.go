@@ -50,6 +50,12 @@ func (o setOptions) combine(ctx context.Context, s Streams, paths []string, of f
 	if err := o.list.check(); err != nil {
 		return err
 	}
+	if err := checkStdin(paths); err != nil {
+		return err
+	}
+	if err := o.list.checkModes(ctx, &s, o.foreign, paths...); err != nil {
+		return err
+	}
 	inputs, err := openLists(ctx, s, paths, o.foreign)
 	defer func() { err = errors.Join(err, closeLists(inputs)) }()
 	if err != nil {
@@ -118,9 +124,8 @@ func (o setOptions) union(inputs []*input) (convert.List, error) {
 	return list, nil
 }
 
-// openLists opens all lists. Those that are open when one fails are returned with the error.
-func openLists(ctx context.Context, s Streams, paths []string, o foreignFlags) ([]*input, error) {
-	var inputs []*input
+// checkStdin refuses standard input as more than one list.
+func checkStdin(paths []string) error {
 	stdin := 0
 	for _, path := range paths {
 		if path == "-" {
@@ -128,8 +133,14 @@ func openLists(ctx context.Context, s Streams, paths []string, o foreignFlags) (
 		}
 	}
 	if stdin > 1 {
-		return nil, usagef("standard input can be one list only")
+		return usagef("standard input can be one list only")
 	}
+	return nil
+}
+
+// openLists opens all lists. Those that are open when one fails are returned with the error.
+func openLists(ctx context.Context, s Streams, paths []string, o foreignFlags) ([]*input, error) {
+	var inputs []*input
 	for _, path := range paths {
 		in, err := openList(ctx, s, path, o)
 		if err != nil {

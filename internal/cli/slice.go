@@ -32,9 +32,10 @@ func newSliceCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "slice FILE|DEVICE|- --workers N {--worker I | --dir FOLDER}",
 		Short: "Divide a list among workers",
-		Long: `Divides a list among workers, by changed bytes: prints the slice of one worker, or writes all slices into a new folder. An
-extent is cut where a worker's share ends (at a multiple of --align), so that the shares are equal even if the list is one
-long extent. The slices depend on the list and the flags alone, so every worker of a Job can compute its own.
+		Long: `Divides a list among workers, by changed bytes: prints the slice of one worker, or writes all slices into a new folder. A
+worker's share ends at a multiple of --align, also inside an extent, so that the shares are equal even if the list is one
+long extent, and no aligned block is in two of them. The slices depend on the list and the flags alone, so every worker of a
+Job can compute its own.
 
 With --dir, the folder must not exist. It appears with all slices in it, or not at all; they are named 0, 1, ... with the
 format as extension.`,
@@ -53,7 +54,7 @@ format as extension.`,
 	f.IntVar(&o.worker, "worker", 0, "print the slice of this worker, from 0 on")
 	f.StringVar(&o.dir, "dir", "", "write all slices into this new folder")
 	o.align = 4096
-	f.Var(&o.align, "align", "power of two at whose multiples extents are cut")
+	f.Var(&o.align, "align", "power of two at whose multiples slices begin and end")
 	c.MarkFlagsMutuallyExclusive("worker", "dir")
 	c.MarkFlagsOneRequired("worker", "dir")
 	c.MarkFlagsMutuallyExclusive("out", "dir")
@@ -72,6 +73,9 @@ func slice(ctx context.Context, s Streams, o sliceOptions, path string) (err err
 		return usagef("--workers is %d: it is from 1 to %d", o.workers, maxWorkers)
 	case o.worker < 0 || o.worker >= o.workers:
 		return usagef("--worker is %d: it is from 0 to %d with --workers %d", o.worker, o.workers-1, o.workers)
+	}
+	if err := o.list.checkModes(ctx, &s, o.foreign, path); err != nil {
+		return err
 	}
 	in, err := openList(ctx, s, path, o.foreign)
 	if err != nil {
@@ -99,7 +103,7 @@ func sliceOf(in *input, ranges []listops.Range, worker int, align int64) convert
 	}
 	r := ranges[worker]
 	return convert.List{
-		Header:  listops.Part(h, fmt.Sprintf("slice %d of %d", worker, len(ranges))),
+		Header:  listops.Part(listops.Clipped(h), fmt.Sprintf("slice %d of %d", worker, len(ranges))),
 		Extents: func() listops.Extents { return listops.Clip(listops.Of(in.From(r.From)), r) },
 	}
 }

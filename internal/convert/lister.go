@@ -20,12 +20,21 @@ var listerTypes = map[blocklist.BlockMetadataType]int{blocklist.UnknownLength: 0
 // recordExtents is how many extents a written record holds: the hostpath driver's number.
 const recordExtents = 256
 
+// listedType returns the type as the API means it, by which all extents of a FIXED_LENGTH list have one length. A header of ours
+// says what the driver said; rounding and merging have changed lengths since.
+func listedType(h blocklist.Header) blocklist.BlockMetadataType {
+	if h.BlockMetadataType == blocklist.FixedLength && (h.Merged || h.GranularityBytes > 0) {
+		return blocklist.VariableLength
+	}
+	return h.BlockMetadataType
+}
+
 // writeLister writes the array of records that the upstream lister prints. An offset of 0 is written, not left out: the
 // lister leaves it out, and its readers must take absent for 0, so they take both.
 func writeLister(w *bufio.Writer, list List) error {
 	_ = w.WriteByte('[') // w keeps its first error
 	head := fmt.Appendf(nil, `{"block_metadata_type":%d,"volume_capacity_bytes":%d,"block_metadata":[`,
-		listerTypes[list.Header.BlockMetadataType], list.Header.VolumeCapacityBytes)
+		listerTypes[listedType(list.Header)], list.Header.VolumeCapacityBytes)
 	count := 0
 	var buf []byte
 	for batch, err := range list.Extents() {
@@ -65,7 +74,7 @@ const (
 
 // writeTable writes the table that the upstream lister prints, with a record for every recordExtents extents.
 func writeTable(w *bufio.Writer, list List) error {
-	count := 0
+	count, kind := 0, listedType(list.Header)
 	for batch, err := range list.Extents() {
 		if err != nil {
 			return err
@@ -74,7 +83,7 @@ func writeTable(w *bufio.Writer, list List) error {
 			if count == 0 {
 				_, _ = w.WriteString(tableHead) // w keeps its first error
 			}
-			_, err := fmt.Fprintf(w, tableRow, count/recordExtents+1, list.Header.VolumeCapacityBytes, list.Header.BlockMetadataType, e.Offset, e.Length)
+			_, err := fmt.Fprintf(w, tableRow, count/recordExtents+1, list.Header.VolumeCapacityBytes, kind, e.Offset, e.Length)
 			if err != nil {
 				return err
 			}

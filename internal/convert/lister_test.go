@@ -152,3 +152,39 @@ func TestListerRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+// TestTypes: the lister's FIXED_LENGTH promises one length, which a list of ours that was rounded or merged no longer has. Our own
+// formats repeat what the driver said.
+func TestTypes(t *testing.T) {
+	for name, c := range map[string]struct {
+		driver, want blocklist.BlockMetadataType
+		change       func(*blocklist.Header)
+	}{
+		"as the driver sent it":  {blocklist.FixedLength, blocklist.FixedLength, func(*blocklist.Header) {}},
+		"merged":                 {blocklist.FixedLength, blocklist.VariableLength, func(h *blocklist.Header) { h.Merged = true }},
+		"rounded":                {blocklist.FixedLength, blocklist.VariableLength, func(h *blocklist.Header) { h.GranularityBytes = 65536 }},
+		"of variable length":     {blocklist.VariableLength, blocklist.VariableLength, func(*blocklist.Header) {}},
+		"of variable and merged": {blocklist.VariableLength, blocklist.VariableLength, func(h *blocklist.Header) { h.Merged = true }},
+	} {
+		h := header()
+		h.BlockMetadataType = c.driver
+		c.change(&h)
+		printed := func(f Format) string {
+			var text bytes.Buffer
+			if err := Write(t.Context(), &text, f, listOf(h, sample())); err != nil {
+				t.Fatal(err)
+			}
+			return text.String()
+		}
+		got, _, err := imported(t, printed(Lister), blocklist.Header{Mode: blocklist.Delta})
+		if err != nil || got.BlockMetadataType != c.want {
+			t.Errorf("%s, as lister: %s, %v, want %s", name, got.BlockMetadataType, err, c.want)
+		}
+		if table := printed(Table); strings.Count(table, string(c.want)) != len(sample()) {
+			t.Errorf("%s, as table, want %s:\n%s", name, c.want, table)
+		}
+		if list, _, err := blocklist.Verify(strings.NewReader(printed(JSON))); err != nil || list.BlockMetadataType != c.driver {
+			t.Errorf("%s, as json: %s, %v, want %s", name, list.BlockMetadataType, err, c.driver)
+		}
+	}
+}

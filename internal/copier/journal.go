@@ -13,21 +13,19 @@ import (
 )
 
 // journalFormat marks a file as a journal, so that no other file is overwritten.
-const journalFormat = "kubectl-cbr-apply/2"
+const journalFormat = "kubectl-cbr-apply/3"
 
-// entry is what a journal holds: which copy it belongs to, and how far that came.
+// entry is what a journal holds: which copy it belongs to, and how far that came. It does not say which target that went to: whatever
+// has the name now holds what was copied, or does not, and the check finds out.
 type entry struct {
 	Format string `json:"format"`
 	List   string `json:"list"`
 	Shard  string `json:"shard"`
 	Source string `json:"source"`
-	// SourceBytes and TargetBytes are sizes.
+	// SourceBytes is its size.
 	SourceBytes int64 `json:"sourceBytes"`
 	// SourceVersion tells the source from any other that it was copied from under the same name; empty if nothing tells it.
 	SourceVersion string `json:"sourceVersion"`
-	// Target tells this target from another one under the same name; empty if nothing tells it.
-	Target      string `json:"target"`
-	TargetBytes int64  `json:"targetBytes"`
 	// CopiedUpTo is the offset in the volume before which all extents are on the target, durably; CopiedXXH64 is the digest of
 	// what was copied up to there, in hexadecimal. See position.
 	CopiedUpTo  int64  `json:"copiedUpTo"`
@@ -51,22 +49,54 @@ type journal struct {
 	entry entry
 }
 
-// openJournal returns the journal at path, written anew, and the position from which the copy described by e goes on if a check
-// finds what lies before it. If there is a journal that does not count, why says so.
-func openJournal(path string, e entry) (j *journal, from position, why string, err error) {
-	if resolved, err := filepath.EvalSymlinks(path); err == nil {
-		path = resolved // so that a rename replaces the file and not the link
+// resolved returns the name of the file that path names, so that a rename replaces that and not a link to it.
+func resolved(path string) string {
+	if file, err := filepath.EvalSymlinks(path); err == nil {
+		return file
 	}
+	return path
+}
+
+// checkJournal refuses a journal that is some other file or cannot be written, and changes nothing.
+func checkJournal(path string) error {
+	path = resolved(path)
+	if _, _, err := readJournal(path); err != nil {
+		return err
+	}
+	// It is replaced by a new file beside it. This one's name is its own: another copy may be writing the journal's.
+	probe, err := os.CreateTemp(filepath.Dir(path), ".kubectl-cbr-*")
+	if err != nil {
+		return refuse("write journal: %w", err)
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return refuse("write journal: %w", err)
+	}
+	return nil
+}
+
+// readJournal returns what the journal at path holds, if there is one.
+func readJournal(path string) (old entry, found bool, err error) {
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		return entry{}, false, nil
 	case err != nil:
-		return nil, from, "", refuse("read journal: %w", err)
-	default:
-		var old entry
-		if json.Unmarshal(data, &old) != nil || !strings.HasPrefix(old.Format, "kubectl-cbr-apply/") {
-			return nil, from, "", refuse("%s is not a journal of an earlier copy: name another file, or remove it", path)
-		}
+		return entry{}, false, refuse("read journal: %w", err)
+	case json.Unmarshal(data, &old) != nil || !strings.HasPrefix(old.Format, "kubectl-cbr-apply/"):
+		return entry{}, false, refuse("%s is not a journal of an earlier copy: name another file, or remove it", path)
+	}
+	return old, true, nil
+}
+
+// openJournal returns the journal at path, written anew, and the position from which the copy described by e goes on if a check
+// finds what lies before it. If there is a journal that does not count, why says so.
+func openJournal(path string, e entry) (j *journal, from position, why string, err error) {
+	path = resolved(path)
+	old, found, err := readJournal(path)
+	if err != nil {
+		return nil, from, "", err
+	}
+	if found {
 		if why = e.differsFrom(old); why == "" {
 			from, _ = old.at()
 		}
@@ -76,7 +106,7 @@ func openJournal(path string, e entry) (j *journal, from position, why string, e
 	}
 	j = &journal{path: path, entry: e}
 	if err := j.save(from); err != nil {
-		return nil, from, "", refuse("%w", err)
+		return nil, from, "", err
 	}
 	return j, from, why, nil
 }
@@ -93,10 +123,6 @@ func (e entry) differsFrom(old entry) string {
 		return fmt.Sprintf("the journal is about shard %s", old.Shard)
 	case old.Source != e.Source || old.SourceBytes != e.SourceBytes:
 		return fmt.Sprintf("the journal is about another source (%s, %d bytes)", old.Source, old.SourceBytes)
-	case e.Target == "":
-		return "the system does not tell this target from another one of its name"
-	case old.Target != e.Target || old.TargetBytes != e.TargetBytes:
-		return "the journal is about another target, or a device was attached anew"
 	case e.empty && old.CopiedUpTo > 0:
 		return "the target is empty"
 	}

@@ -32,13 +32,18 @@ func TestJournals(t *testing.T) {
 		{"nothing", func(*testing.T, *Options) {}, ""},
 		{"target was made anew", func(t *testing.T, o *Options) {
 			remove(t, o.Target)
-		}, "another target"},
+		}, "the target is empty"},
 		{"target was replaced", func(t *testing.T, o *Options) {
 			other := writeFile(t, "other", make([]byte, capacity))
 			if err := os.Rename(other, o.Target); err != nil {
 				t.Fatal(err)
 			}
-		}, "another target"},
+		}, "no longer holds"},
+		{"target has another inode and the same data", func(t *testing.T, o *Options) {
+			if err := os.Rename(writeFile(t, "same", readFile(t, o.Target)), o.Target); err != nil {
+				t.Fatal(err)
+			}
+		}, ""},
 		{"source is another", func(t *testing.T, o *Options) {
 			o.Source = writeFile(t, "source2", readFile(t, o.Source))
 		}, "another source"},
@@ -83,6 +88,9 @@ func TestJournals(t *testing.T) {
 		{"the journal says less than was copied", func(t *testing.T, o *Options) {
 			edit(t, o.Journal, func(e *entry) { e.CopiedUpTo -= 4096 })
 		}, "no longer holds"},
+		{"the journal's shards were others", func(t *testing.T, o *Options) {
+			edit(t, o.Journal, func(e *entry) { e.Format = "kubectl-cbr-apply/2" })
+		}, "another version"},
 		{"the journal has no digest", func(t *testing.T, o *Options) {
 			edit(t, o.Journal, func(e *entry) { e.CopiedXXH64 = "" })
 		}, "does not say how far"},
@@ -240,6 +248,27 @@ func TestJournalsOfLists(t *testing.T) {
 			sameBytes(t, "target", readFile(t, target), want)
 		})
 	}
+}
+
+// TestAttachedAnew has the device of a target be another one of the same data when the copy goes on, as after a pod was moved.
+func TestAttachedAnew(t *testing.T) {
+	rng := random(t)
+	const capacity, copied = 4 << 20, 2 << 20
+	source, file := make([]byte, capacity), writeFile(t, "target", make([]byte, capacity))
+	fill(rng, source)
+	o := Options{
+		List: writeList(t, capacity, []blocklist.Extent{{Offset: 0, Length: capacity}}), Source: writeFile(t, "source", source),
+		Journal: filepath.Join(t.TempDir(), "journal"), Workers: 1, checkpointBytes: 1,
+	}
+	t.Run("the first one", func(t *testing.T) {
+		o.Target = attach(t, file)
+		interrupt(t, o, copied)
+	})
+	o.Target = attach(t, file)
+	if result, err := Run(t.Context(), o); err != nil || result.ResumedBytes != copied {
+		t.Errorf("%+v, %v", result, err)
+	}
+	sameBytes(t, "target", readFile(t, o.Target), source)
 }
 
 // TestEmptiedShards empties a target of which two shards had copied a part each: only the first one finds it empty.

@@ -23,8 +23,8 @@ var ErrDiffers = errors.New("the target differs from the source")
 // DefaultWorkers is how many extents are read and written at the same time unless Options say otherwise.
 const DefaultWorkers = 4
 
-// maxWorkers bounds the memory: each worker holds up to 2 MiB.
-const maxWorkers = 256
+// MaxWorkers bounds the memory: each worker holds up to 2 MiB.
+const MaxWorkers = 256
 
 // Options say what to copy.
 type Options struct {

@@ -3,6 +3,7 @@
 package copier
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -135,6 +136,27 @@ var refusals = []struct {
 	{"journal is the list", false, func(s *scene) string { s.Journal = s.link(s.List); return "not a journal" }},
 	{"journal is some other file", false, func(s *scene) string { s.Journal = writeFile(s, "letter", []byte("Dear")); return "not a journal" }},
 	{"journal cannot be written", false, func(s *scene) string { s.Journal = "/proc/journal"; return "write journal" }},
+	{"journal is some other file, and the target new", false, func(s *scene) string {
+		s.Target, s.Journal = filepath.Join(s.TempDir(), "new"), writeFile(s, "letter", []byte("Dear"))
+		return "not a journal"
+	}},
+	{"journal beside a new target is some other file", false, func(s *scene) string {
+		s.Target = strings.TrimSuffix(writeFile(s, "new.journal", []byte("Dear")), ".journal")
+		return "not a journal"
+	}},
+	{"journal of a shard is some other file, and the target new", false, func(s *scene) string {
+		s.Target, s.Shard = strings.TrimSuffix(writeFile(s, "new.journal-1-of-2", []byte("Dear")), ".journal-1-of-2"), Shard{Index: 1, Total: 2}
+		return "not a journal"
+	}},
+	{"journal is some other file, and the target empty", false, func(s *scene) string {
+		s.truncate(s.Target, 0)
+		s.Journal = writeFile(s, "letter", []byte("Dear"))
+		return "not a journal"
+	}},
+	{"journal cannot be written, and the target is new", false, func(s *scene) string {
+		s.Target, s.Journal = filepath.Join(s.TempDir(), "new"), "/proc/journal"
+		return "write journal"
+	}},
 	{"target is mounted", false, func(s *scene) string { s.Target = s.mount(unix.MS_RDONLY); return "it is mounted at" }},
 	{"target has a loop device", false, func(s *scene) string { attach(s.T, s.Target); return "is attached to it" }},
 	{"target is held", false, func(s *scene) string {
@@ -180,17 +202,28 @@ func TestRefusals(t *testing.T) {
 			target := s.Target
 			want := r.spoil(s)
 			before := readFile(t, target)
+			journal, _ := os.ReadFile(s.Journal) // of most there is none
 			_, err := Run(t.Context(), s.Options)
 			if !errors.Is(err, ErrRefused) || !strings.Contains(fmt.Sprint(err), want) {
 				t.Errorf("error %v, want a refusal that says %q", err, want)
 			}
 			sameBytes(t, "target after the refusal", readFile(t, target), before)
-			if _, err := os.Stat(s.Target); s.Target != "" && filepath.Base(s.Target) == "new" && err == nil {
-				t.Error("the target was created")
+			notCreated := func() {
+				if _, err := os.Stat(s.Target); s.Target != "" && filepath.Base(s.Target) == "new" && err == nil {
+					t.Error("the target was created")
+				}
 			}
+			notCreated()
 			s.Force = true
 			if _, err := Run(t.Context(), s.Options); (err == nil) != r.force {
 				t.Errorf("with force: error %v, want it to pass: %t", err, r.force)
+			}
+			if !r.force {
+				sameBytes(t, "target after the refusal with force", readFile(t, target), before)
+				notCreated()
+			}
+			if after, _ := os.ReadFile(s.Journal); !bytes.Equal(journal, after) && !r.force {
+				t.Errorf("the journal was %q and is %q", journal, after)
 			}
 		})
 	}
@@ -200,6 +233,19 @@ func TestScene(t *testing.T) {
 	s := newScene(t)
 	if _, err := Run(t.Context(), s.Options); err != nil {
 		t.Fatalf("what the refusals spoil is refused before they do: %v", err)
+	}
+}
+
+// TestJournalFails: a journal that turns out not to be written when the target is there is a failure, and no refusal, which would say
+// that nothing has changed.
+func TestJournalFails(t *testing.T) {
+	s := newScene(t)
+	s.Target, s.Journal = filepath.Join(t.TempDir(), "new"), filepath.Join(t.TempDir(), "journal")
+	if err := os.Mkdir(s.Journal+".new", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), s.Options); errors.Is(err, ErrRefused) || !strings.Contains(fmt.Sprint(err), "write journal") {
+		t.Errorf("error %v", err)
 	}
 }
 

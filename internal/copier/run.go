@@ -6,13 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/internal/listops"
 )
 
-// shardAlign is where an extent may be cut between two shards, in bytes: no two machines write to one page.
+// shardAlign is the unit in bytes at whose multiples shards begin and end. It is the largest page of a node (arm64 and ppc64le have
+// such ones): a machine that writes a part of a page of a device writes all of it back, and what another one wrote to the rest is
+// lost. Whoever changes it changes journalFormat, since a journal's shard would be another part of the list.
 const shardAlign = 64 << 10
 
 // Run copies. It fails with ErrRefused before anything was written; with ErrDiffers if Verify finds a difference; with
@@ -44,8 +47,8 @@ func (o *Options) check() error {
 	if o.Workers == 0 {
 		o.Workers = DefaultWorkers
 	}
-	if o.Workers < 1 || o.Workers > maxWorkers {
-		return refuse("%d workers: use 1 to %d", o.Workers, maxWorkers)
+	if o.Workers < 1 || o.Workers > MaxWorkers {
+		return refuse("%d workers: use 1 to %d", o.Workers, MaxWorkers)
 	}
 	if s := o.Shard; s != (Shard{}) && (s.Total < 1 || s.Index < 0 || s.Index >= s.Total) {
 		return refuse("shard %s does not exist: parts count from 0", s)
@@ -140,10 +143,19 @@ func (c *task) open() error {
 	if err := c.checkTarget(); err != nil {
 		return err
 	}
+	path, err := c.journalPath()
+	if err != nil {
+		return err
+	}
+	if path != "" {
+		if err := checkJournal(path); err != nil {
+			return err
+		}
+	}
 	if c.target, err = openTarget(c.options, c.capacity); err != nil {
 		return err
 	}
-	return c.openJournal()
+	return c.openJournal(path)
 }
 
 func (c *task) close() error {
@@ -156,23 +168,36 @@ func (c *task) close() error {
 	return errors.Join(errs...)
 }
 
-// openJournal finds out where to begin, and makes sure that the journal can be written.
-func (c *task) openJournal() error {
-	path := c.options.Journal
+// journalPath returns the name of the journal; empty for none.
+func (c *task) journalPath() (string, error) {
+	o := c.options
+	if o.Journal != "" {
+		return o.Journal, nil
+	}
+	info, err := os.Stat(o.Target)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", refuse("target: %w", err)
+	}
+	if err == nil && isBlockDevice(info) {
+		return "", nil
+	}
+	path := o.Target + ".journal"
+	if s := o.Shard; !s.whole() {
+		path = fmt.Sprintf("%s-%d-of-%d", path, s.Index, s.Total)
+	}
+	return path, nil
+}
+
+// openJournal finds out where to begin, and begins the journal: once the target is held, so that no other copy to it writes the same one.
+func (c *task) openJournal(path string) error {
 	if path == "" {
-		if c.target.block {
-			return nil
-		}
-		path = c.options.Target + ".journal"
-		if s := c.options.Shard; !s.whole() {
-			path = fmt.Sprintf("%s-%d-of-%d", path, s.Index, s.Total)
-		}
+		return nil
 	}
 	digest := c.list.Trailer().ListSHA256
 	entry := entry{
 		Format: journalFormat, List: fmt.Sprintf("sha256:%x", digest), Shard: c.options.Shard.String(),
 		Source: c.options.Source, SourceBytes: c.source.size, SourceVersion: c.source.version(),
-		Target: c.target.identity(), TargetBytes: c.target.size, empty: c.target.fresh,
+		empty: c.target.fresh,
 	}
 	j, from, why, err := openJournal(path, entry)
 	if err != nil {
@@ -188,7 +213,8 @@ func (c *task) openJournal() error {
 func (c *task) beginAgain(why string) { c.options.Notice("the copy begins again: " + why) }
 
 // check reads from the target what an earlier run copied to it, and has the copy begin again unless all of it is there. Nothing
-// else shows it: a file that is written over keeps its inode and its time of birth, and a device its number. Of a source that may
+// else shows it: a file that is written over keeps its inode and its time of birth, and a device its number. If it is there, it does
+// not matter whether it is the same file or device, which over NFS or after a device was attached anew nothing shows. Of a source that may
 // be another one it reads the same, since half a copy of each would be a copy of none.
 func (c *task) check(ctx context.Context) error {
 	if c.from.mark == 0 {

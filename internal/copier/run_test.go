@@ -151,6 +151,48 @@ func TestShards(t *testing.T) {
 	}
 }
 
+// TestShardsShareNoPage demands that no page of a target is written by two shards, which may be two machines: not even of the
+// largest pages that a node has, by lists of the smallest blocks. Together the shards have every byte once.
+func TestShardsShareNoPage(t *testing.T) {
+	rng := random(t)
+	const capacity, largestPage = 8 << 20, 64 << 10
+	for _, unit := range []int64{1, 512, 4096, largestPage} {
+		extents := randomExtents(rng, capacity, unit, max(2, 16<<10/unit))
+		list, err := blocklist.Open(writeList(t, capacity, extents))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes, writers := int64(0), make(map[int64]int) // by page
+		shards := 1 + rng.IntN(40)
+		for i := range shards {
+			shard := &task{options: Options{Shard: Shard{Index: i, Total: shards}}, list: list}
+			if err := shard.choose(); err != nil {
+				t.Fatal(err)
+			}
+			bytes += shard.survey.bytes
+			for batch, err := range shard.extents(0) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, e := range batch {
+					for page := e.Offset / largestPage; page*largestPage < e.End(); page++ {
+						if other, taken := writers[page]; taken && other != i {
+							t.Fatalf("unit %d: shards %d and %d of %d both write to the page at %d", unit, other, i, shards, page*largestPage)
+						}
+						writers[page] = i
+					}
+				}
+			}
+		}
+		if want := total(extents); bytes != want {
+			t.Errorf("unit %d: %d shards have %d bytes together, the list has %d", unit, shards, bytes, want)
+		}
+		if err := list.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestVerifyFinds changes the target behind the copy's back: the verification must see it, and nothing may continue from
 // what was found to be wrong.
 func TestVerifyFinds(t *testing.T) {

@@ -16,6 +16,14 @@ func Part(h blocklist.Header, remark string) blocklist.Header {
 	return h
 }
 
+// Clipped returns h for a list of whose extents some may have been cut, so that their lengths vary.
+func Clipped(h blocklist.Header) blocklist.Header {
+	if h.BlockMetadataType == blocklist.FixedLength {
+		h.BlockMetadataType = blocklist.VariableLength
+	}
+	return h
+}
+
 // Range is the part of a volume from the byte From to the byte before To.
 type Range struct{ From, To int64 }
 
@@ -78,9 +86,10 @@ func Page(in Extents, skip, limit int64) Extents {
 }
 
 // Slices divides the volume into one range for each of workers, with equal changed bytes in them: changed is the sum of
-// the lengths of all extents. An extent is cut where a worker's share ends, at the next multiple of align (a power of two)
-// bytes of the volume, so that shares differ by less than two aligns even if the list is one extent. The ranges depend on
-// the arguments alone: every worker can compute its own. The last one has no end.
+// the lengths of all extents. A range begins where a worker's share does, or at the next multiple of align (a power of two)
+// bytes of the volume, whether an extent goes on there or begins there: no aligned block belongs to two workers, and shares
+// differ by less than two aligns even if the list is one extent. The ranges depend on the arguments alone: every worker can
+// compute its own. The last one has no end.
 func Slices(in Extents, changed int64, workers int, align int64) ([]Range, error) {
 	each, rest := changed/int64(workers), changed%int64(workers)
 	// share returns how many changed bytes come before the range of a worker. It does not overflow.
@@ -93,7 +102,7 @@ func Slices(in Extents, changed int64, workers int, align int64) ([]Range, error
 		}
 		for _, e := range batch {
 			for len(ranges) < workers && share(len(ranges)) < before+e.Length {
-				ranges = append(ranges, Range{From: alignUp(e, e.Offset+share(len(ranges))-before, align)})
+				ranges = append(ranges, Range{From: alignUp(e.Offset+share(len(ranges))-before, align)})
 			}
 			before += e.Length
 		}
@@ -108,11 +117,11 @@ func Slices(in Extents, changed int64, workers int, align int64) ([]Range, error
 	return ranges, nil
 }
 
-// alignUp returns the next multiple of align from at on, at most the end of e, which holds at. The start of e needs no
-// alignment: nothing is cut there.
-func alignUp(e blocklist.Extent, at, align int64) int64 {
-	if over := at & (align - 1); over != 0 && at > e.Offset {
-		at += min(align-over, e.End()-at)
+// alignUp returns the first multiple of align from at on, or the largest offset if there is none.
+func alignUp(at, align int64) int64 {
+	over := at & (align - 1)
+	if over == 0 {
+		return at
 	}
-	return at
+	return at + min(align-over, math.MaxInt64-at)
 }
