@@ -1,5 +1,7 @@
-# One night: a snapshot, the list of what changed since the last night that was backed up, the backup, and the removal of what
-# nobody needs any more. Whatever goes wrong, the next night goes on from the last one that is complete.
+# One night of the volume $VOLUME: a snapshot, the list of what changed since the last night that was backed up, the backup, and the
+# removal of what nobody needs any more. Whatever goes wrong, the next night goes on from the last one that is complete.
+#
+# Every question and every object names the volume, so that others are backed up beside it, in this namespace and to the same claim.
 #
 # sh ends here when kubectl fails, but not if that is inside a pipeline, a condition or an argument. So every answer of kubectl is
 # put into a variable first: an answer that did not come must not be taken for an empty one.
@@ -27,20 +29,24 @@ ended() {
 
 # complete NIGHT makes a night the base of the next one. The Job comes last: until it has its label, the next night looks after it.
 complete() {
-  kubectl label changedblockrange -l "nightly-name=$1" nightly=complete --overwrite
-  kubectl label job -l "nightly-name=$1" nightly=complete --overwrite
+  kubectl label changedblockrange -l "nightly-volume=$VOLUME,nightly-name=$1" nightly=complete --overwrite
+  kubectl label job -l "nightly-volume=$VOLUME,nightly-name=$1" nightly=complete --overwrite
 }
 
 [ "$NIGHTS_PER_FULL" -ge 1 ] && [ "$KEEP_CHAINS" -ge 1 ] || fail "NIGHTS_PER_FULL and KEEP_CHAINS are numbers from 1 on"
+# A label, and the name of a Job, have at most 63 characters.
+name=night-$VOLUME-$(date -u +%Y%m%d-%H%M%S)
+[ "${#name}" -le 63 ] || fail "$VOLUME is too long a name: with it a night would be called $name, and 63 characters are allowed"
+anew="After 'kubectl delete changedblockrange -l nightly-volume=$VOLUME' the next night is a full backup and begins a new chain"
 
 # Two nights beside each other would write to one chain. The CronJob starts none beside another one, but people might.
-runs=$(kubectl get job -l cronjob=nightly -o jsonpath='{range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}')
+runs=$(kubectl get job -l "cronjob=nightly,nightly-volume=$VOLUME" -o jsonpath='{range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}')
 others=$(printf '%s\n' "$runs" | grep -v -e "^$JOB " -e Complete -e Failed -e '^$') || true
 [ -z "$others" ] || fail "another night is not over: $others"
 
 # A night may be over before its backup: its pod was evicted, or the API server went away. That backup is waited for, and counts if
 # it is complete. If not, its pods must be gone before another backup writes to the chain.
-unsettled=$(kubectl get job -l nightly=started -o jsonpath='{.items[*].metadata.name}')
+unsettled=$(kubectl get job -l "nightly=started,nightly-volume=$VOLUME" -o jsonpath='{.items[*].metadata.name}')
 for earlier in $unsettled; do
   echo "waiting for the backup of $earlier" >&2
   result=$(ended "$earlier")
@@ -52,18 +58,17 @@ for earlier in $unsettled; do
 done
 
 # What tonight has to know is on the ChangedBlockRange of the last complete night. The names sort by time.
-nights=$(kubectl get changedblockrange -l nightly=complete -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number} {.status.toSnapshotHandle}{"\n"}{end}')
+nights=$(kubectl get changedblockrange -l "nightly=complete,nightly-volume=$VOLUME" -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number} {.status.toSnapshotHandle}{"\n"}{end}')
 read -r last last_chain last_number last_handle <<END
 $(printf '%s\n' "$nights" | sort | tail -n 1)
 END
 
-name=night-$(date -u +%Y%m%d-%H%M%S)
-chain=$name number=1 base= base_night=
+chain=$name number=1 base= base_night= size=
 if [ -n "$last" ]; then
   case $last_number in
     '' | *[!0-9]*) last_handle= ;;
   esac
-  [ -n "$last_handle" ] || fail "$last does not tell its chain, its number and its handle. After 'kubectl delete changedblockrange -l nightly' the next night is a full backup"
+  [ -n "$last_handle" ] || fail "$last does not tell its chain, its number and its handle. $anew"
   expr "$name" \> "$last" >/dev/null || fail "the clock was put back: $name would come before $last"
   if [ "$last_number" -lt "$NIGHTS_PER_FULL" ]; then
     chain=$last_chain number=$((last_number + 1)) base=$last_handle base_night=$last
@@ -74,12 +79,17 @@ echo "$name: number $number of chain $chain, base ${base:-none}"
 # A full backup has no line for a base.
 if [ -n "$base" ]; then with_base="s|@BASE@|$base|g"; else with_base='/@BASE@/d'; fi
 create() {
-  manifest=$(sed -e "s|@NAME@|$name|g" -e "s|@CHAIN@|$chain|g" -e "s|@NUMBER@|$number|g" -e "s|@BASE_NIGHT@|$base_night|g" \
-    -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" -e "$with_base" "$1")
+  manifest=$(sed -e "s|@VOLUME@|$VOLUME|g" -e "s|@SIZE@|$size|g" -e "s|@LIST_SIZE@|$LIST_SIZE|g" -e "s|@NAME@|$name|g" -e "s|@CHAIN@|$chain|g" \
+    -e "s|@NUMBER@|$number|g" -e "s|@BASE_NIGHT@|$base_night|g" -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" -e "$with_base" "$1")
   printf '%s\n' "$manifest" | kubectl create -f -
 }
 create snapshot.yaml
 kubectl wait --for=jsonpath='{.status.readyToUse}'=true "volumesnapshot/$name" --timeout=10m
+# The volume that is made from it has its size, which is that of the volume when it was taken.
+size=$(kubectl get volumesnapshot "$name" -o jsonpath='{.status.restoreSize}')
+case $size in
+  '' | 0) fail "the snapshot $name does not tell its size, without which no volume can be made from it. Put the size into backup.yaml, and take this question out" ;;
+esac
 create list.yaml
 create backup.yaml
 result=$(ended "$name")
@@ -88,5 +98,5 @@ complete "$name"
 
 # Tomorrow's base is tonight's snapshot: all that earlier nights have left in the cluster can go.
 for kind in job changedblockrange volumesnapshot; do
-  kubectl delete "$kind" -l "nightly,nightly-name!=$name" --wait=false
+  kubectl delete "$kind" -l "nightly,nightly-volume=$VOLUME,nightly-name!=$name" --wait=false
 done

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cbt-populator/cbt-populator/test/seeded"
 	"github.com/cbt-populator/cbt-populator/test/size"
@@ -49,13 +50,54 @@ func TestNightlyGoesOn(t *testing.T) {
 	})
 }
 
+// TestNightlyOfTwoVolumes: volumes that are backed up in one namespace and to one claim, at the same time even, have nothing to do with
+// each other.
+func TestNightlyOfTwoVolumes(t *testing.T) {
+	t.Parallel()
+	inEachShell(t, func(t *testing.T, n *nights) {
+		n.perFull, n.keep = 2, 1
+		// One name begins with the other one.
+		volumes := []string{"data", "data-2"}
+		last := map[string]string{}
+		for range 3 {
+			n.clock = n.clock.Add(24 * time.Hour)
+			for _, n.volume = range volumes {
+				name, err := n.nightNow()
+				if err != nil {
+					t.Fatalf("%v\n%s", err, n.printed)
+				}
+				if base := n.ranges[name].base; base != "" && base != "h-"+last[n.volume] {
+					t.Errorf("the base of %s is %s, want that of %s", name, base, last[n.volume])
+				}
+				last[n.volume] = name
+			}
+		}
+		for _, n.volume = range volumes {
+			if got, want := n.lists(), []string{last[n.volume] + "/" + last[n.volume]}; !slices.Equal(got, want) {
+				t.Errorf("%s has the lists %q, want %q", n.volume, got, want)
+			}
+			if n.snapshots[last[n.volume]] == nil || n.ranges[last[n.volume]] == nil {
+				t.Errorf("%s has lost its snapshot or its ChangedBlockRange", last[n.volume])
+			}
+		}
+		if len(n.ranges) != 2 || len(n.jobs) != 2 || len(n.snapshots) != 2 {
+			t.Errorf("in the cluster are %d ChangedBlockRanges, %d Jobs and %d snapshots, want two of each", len(n.ranges), len(n.jobs), len(n.snapshots))
+		}
+		// A night of one volume does not keep another volume from its own.
+		n.volume = volumes[0]
+		n.runs["nightly-data-by-hand"] = n.run()
+		n.volume = volumes[1]
+		n.mustPass()
+	})
+}
+
 // TestNightlyPruningCountsWholeChains: what a failed full backup has left does not count as a chain, and the chain that is in use
 // stays.
 func TestNightlyPruningCountsWholeChains(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(n *nights){
 		"a folder of later that has no list": func(n *nights) {
-			n.write(filepath.Join(n.backups, "night-99990101-000000", "night-99990101-000000.img"), "half of it")
+			n.write(n.path("night-data-99990101-000000", "night-data-99990101-000000.img"), "half of it")
 		},
 		"a full backup that failed, and more nights to a chain": func(n *nights) {
 			n.perFull = 1
@@ -70,7 +112,7 @@ func TestNightlyPruningCountsWholeChains(t *testing.T) {
 				n.perFull, n.keep = 3, 1
 				full := n.mustPass()
 				// Not of the example's making, so it stays.
-				aside := filepath.Join(n.backups, full+".aside", "image")
+				aside := n.path(full+".aside", "image")
 				n.write(aside, "a copy that somebody has put aside")
 				prepare(n)
 				next := n.mustPass()
@@ -153,16 +195,18 @@ func TestNightlyRefuses(t *testing.T) {
 		fault   func(n *nights, full string)
 		message string
 	}{
-		"another night":       {func(n *nights, _ string) { n.runs["nightly-other"] = "" }, "another night is not over: nightly-other"},
-		"a clock put back":    {func(n *nights, _ string) { n.clock = n.clock.AddDate(0, -1, 0) }, "the clock was put back"},
-		"no handle":           {func(n *nights, full string) { n.ranges[full].handle = "" }, "does not tell its chain"},
-		"no chain":            {func(n *nights, full string) { n.ranges[full].chain = "" }, "does not tell its chain"},
-		"no number":           {func(n *nights, full string) { n.ranges[full].number = "" }, "does not tell its chain"},
-		"no nights per full":  {func(n *nights, _ string) { n.perFull = 0 }, "NIGHTS_PER_FULL"},
-		"no chains to keep":   {func(n *nights, _ string) { n.keep = 0 }, "KEEP_CHAINS"},
-		"the base's list":     {func(n *nights, full string) { n.remove(full, full+".cbl") }, "is not there any more"},
-		"the base's image":    {func(n *nights, full string) { n.remove(full, full+".img") }, "is not there any more"},
-		"the volume is empty": {func(n *nights, full string) { n.remove(full) }, "is not there any more"},
+		"another night":             {func(n *nights, _ string) { n.runs["nightly-other"] = n.run() }, "another night is not over: nightly-other"},
+		"a clock put back":          {func(n *nights, _ string) { n.clock = n.clock.AddDate(0, -1, 0) }, "the clock was put back"},
+		"no handle":                 {func(n *nights, full string) { n.ranges[full].handle = "" }, "does not tell its chain"},
+		"no chain":                  {func(n *nights, full string) { n.ranges[full].chain = "" }, "does not tell its chain"},
+		"no number":                 {func(n *nights, full string) { n.ranges[full].number = "" }, "does not tell its chain"},
+		"a long name":               {func(n *nights, _ string) { n.volume = strings.Repeat("a", 42) }, "too long a name"},
+		"a snapshot without a size": {func(n *nights, _ string) { n.size = "" }, "does not tell its size"},
+		"no nights per full":        {func(n *nights, _ string) { n.perFull = 0 }, "NIGHTS_PER_FULL"},
+		"no chains to keep":         {func(n *nights, _ string) { n.keep = 0 }, "KEEP_CHAINS"},
+		"the base's list":           {func(n *nights, full string) { n.remove(full, full+".cbl") }, "is not there any more"},
+		"the base's image":          {func(n *nights, full string) { n.remove(full, full+".img") }, "is not there any more"},
+		"the volume is empty":       {func(n *nights, full string) { n.remove(full) }, "is not there any more"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

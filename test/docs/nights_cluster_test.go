@@ -11,6 +11,7 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -18,15 +19,16 @@ import (
 
 // The questions that the script asks, word for word: what they mean for a real cluster is seen there.
 const (
-	askRuns       = `get job -l cronjob=nightly -o jsonpath={range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}`
-	askUnsettled  = `get job -l nightly=started -o jsonpath={.items[*].metadata.name}`
-	askComplete   = `get changedblockrange -l nightly=complete -o jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number} {.status.toSnapshotHandle}{"\n"}{end}`
+	askRuns       = `get job -l (\S+) -o jsonpath={range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}`
+	askUnsettled  = `get job -l (\S+) -o jsonpath={.items[*].metadata.name}`
+	askComplete   = `get changedblockrange -l (\S+) -o jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number} {.status.toSnapshotHandle}{"\n"}{end}`
 	askConditions = `get job (\S+) -o jsonpath={.status.conditions[*].type}`
 	awaitSnapshot = `wait --for=jsonpath={.status.readyToUse}=true volumesnapshot/(\S+) --timeout=10m`
+	askSize       = `get volumesnapshot (\S+) -o jsonpath={.status.restoreSize}`
 	awaitJob      = `wait --for=jsonpath={.status.conditions[0].type} job/(\S+) --timeout=10m`
-	setComplete   = `label (\S+) -l nightly-name=(\S+) nightly=complete --overwrite`
+	setComplete   = `label (\S+) -l (\S+) nightly=complete --overwrite`
 	deleteJob     = `delete job (\S+) --cascade=foreground --timeout=10m`
-	deleteOthers  = `delete (\S+) -l nightly,nightly-name!=(\S+) --wait=false`
+	deleteOthers  = `delete (\S+) -l (\S+) --wait=false`
 )
 
 // answer is what the cluster says to a night's call of kubectl, with the faults that are planned.
@@ -59,23 +61,25 @@ func (n *nights) does(c call) (string, error) {
 		pattern := strings.ReplaceAll(regexp.QuoteMeta(question), regexp.QuoteMeta(`(\S+)`), `(\S+)`)
 		return regexp.MustCompile("^" + pattern + "$").FindStringSubmatch(c.args)
 	}
-	if is(askRuns) != nil {
-		for name, conditions := range n.runs {
-			out += name + " " + conditions + "\n"
+	if m := is(askRuns); m != nil {
+		for name, r := range n.runs {
+			if n.selected(m[1], r.labels) {
+				out += name + " " + r.conditions + "\n"
+			}
 		}
 		return out, nil
 	}
-	if is(askUnsettled) != nil {
+	if m := is(askUnsettled); m != nil {
 		for _, name := range slices.Sorted(maps.Keys(n.jobs)) {
-			if n.jobs[name].label == "started" {
+			if n.selected(m[1], n.jobs[name].labels) {
 				out += name + " "
 			}
 		}
 		return strings.TrimSpace(out), nil
 	}
-	if is(askComplete) != nil {
+	if m := is(askComplete); m != nil {
 		for name, r := range n.ranges {
-			if r.label == "complete" {
+			if n.selected(m[1], r.labels) {
 				out += fmt.Sprintln(name, r.chain, r.number, r.handle)
 			}
 		}
@@ -90,8 +94,11 @@ func (n *nights) does(c call) (string, error) {
 		}
 		return j.conditions, nil
 	}
-	if m := is(awaitSnapshot); m != nil && n.snapshots[m[1]] {
+	if m := is(awaitSnapshot); m != nil && n.snapshots[m[1]] != nil {
 		return "", nil
+	}
+	if m := is(askSize); m != nil && n.snapshots[m[1]] != nil {
+		return n.snapshots[m[1]].size, nil
 	}
 	if m := is(awaitJob); m != nil && n.jobs[m[1]] != nil {
 		return "", n.await(n.jobs[m[1]])
@@ -126,53 +133,76 @@ func (n *nights) await(j *job) error {
 	return nil
 }
 
-func (n *nights) setComplete(kind, night string) error {
-	switch r, j := n.ranges[night], n.jobs[night]; {
-	case kind == "changedblockrange" && r != nil:
-		r.label = "complete"
-	case kind == "job" && j != nil:
-		j.label = "complete"
+// selected says if a selector means labels.
+func (n *nights) selected(selector string, of labels.Set) bool {
+	parsed, err := labels.Parse(selector)
+	if err != nil {
+		n.Errorf("%s: %v", selector, err)
+		return false
+	}
+	return parsed.Matches(of)
+}
+
+func (n *nights) setComplete(kind, selector string) error {
+	for _, r := range n.ranges {
+		if kind == "changedblockrange" && n.selected(selector, r.labels) {
+			r.labels["nightly"] = "complete"
+		}
+	}
+	for _, j := range n.jobs {
+		if kind == "job" && n.selected(selector, j.labels) {
+			j.labels["nightly"] = "complete"
+		}
 	}
 	return nil
 }
 
-func (n *nights) deleteOthers(kind, night string) error {
+func (n *nights) deleteOthers(kind, selector string) error {
 	switch kind {
 	case "job":
-		maps.DeleteFunc(n.jobs, func(name string, _ *job) bool { return name != night })
+		maps.DeleteFunc(n.jobs, func(_ string, j *job) bool { return n.selected(selector, j.labels) })
 	case "changedblockrange":
-		maps.DeleteFunc(n.ranges, func(name string, _ *changes) bool { return name != night })
+		maps.DeleteFunc(n.ranges, func(_ string, r *changes) bool { return n.selected(selector, r.labels) })
 	case "volumesnapshot":
-		maps.DeleteFunc(n.snapshots, func(name string, _ bool) bool { return name != night })
+		maps.DeleteFunc(n.snapshots, func(_ string, s *shot) bool { return n.selected(selector, s.labels) })
 	default:
 		return fmt.Errorf("the example makes no %s", kind)
 	}
 	return nil
 }
 
-// create makes what a manifest says, which must be valid.
+// create makes what a manifest says, which must be valid, and new.
 func (n *nights) create(manifest string) error {
-	var kind metav1.TypeMeta
+	var object struct {
+		metav1.TypeMeta   `json:",inline"`
+		metav1.ObjectMeta `json:"metadata"`
+	}
 	var snapshot snapshotv1.VolumeSnapshot
 	var list v1alpha1.ChangedBlockRange
 	var backup batchv1.Job
-	if err := yaml.Unmarshal([]byte(manifest), &kind); err != nil {
+	if err := yaml.Unmarshal([]byte(manifest), &object); err != nil {
 		return err
 	}
 	var err error
-	switch kind.Kind {
+	switch object.Kind {
 	case "VolumeSnapshot":
 		err = yaml.UnmarshalStrict([]byte(manifest), &snapshot)
-		n.snapshots[snapshot.Name] = true
+		n.new(n.snapshots[snapshot.Name] == nil, manifest)
+		n.snapshots[snapshot.Name] = &shot{labels: snapshot.Labels, size: n.size}
+		if claim := snapshot.Spec.Source.PersistentVolumeClaimName; claim == nil || *claim != n.volume {
+			n.Errorf("this is no snapshot of %s:\n%s", n.volume, manifest)
+		}
 	case v1alpha1.Kind:
 		err = yaml.UnmarshalStrict([]byte(manifest), &list)
+		n.new(n.ranges[list.Name] == nil, manifest)
 		n.ranges[list.Name] = &changes{
-			label: list.Labels["nightly"], chain: list.Annotations["chain"], number: list.Annotations["number"],
+			labels: list.Labels, chain: list.Annotations["chain"], number: list.Annotations["number"],
 			base: list.Spec.FromSnapshotHandle, handle: "h-" + list.Name,
 		}
 	case "Job":
 		err = yaml.UnmarshalStrict([]byte(manifest), &backup)
-		n.jobs[backup.Name] = &job{label: backup.Labels["nightly"], fate: n.fate, manifest: backup}
+		n.new(n.jobs[backup.Name] == nil, manifest)
+		n.jobs[backup.Name] = &job{labels: backup.Labels, fate: n.fate, manifest: backup}
 	default:
 		err = errors.New("no objects passed to create")
 	}
@@ -180,4 +210,12 @@ func (n *nights) create(manifest string) error {
 		n.Errorf("%v in\n%s", err, manifest)
 	}
 	return err
+}
+
+// new fails for an object whose name another one has.
+func (n *nights) new(is bool, manifest string) {
+	n.Helper()
+	if !is {
+		n.Errorf("there is one already:\n%s", manifest)
+	}
 }
