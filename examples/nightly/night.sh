@@ -58,29 +58,33 @@ for earlier in $unsettled; do
 done
 
 # What tonight has to know is on the ChangedBlockRange of the last complete night. The names sort by time.
-nights=$(kubectl get changedblockrange -l "nightly=complete,nightly-volume=$VOLUME" -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number} {.status.toSnapshotHandle}{"\n"}{end}')
-read -r last last_chain last_number last_handle <<END
+nights=$(kubectl get changedblockrange -l "nightly=complete,nightly-volume=$VOLUME" -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number}{"\n"}{end}')
+read -r last last_chain last_number <<END
 $(printf '%s\n' "$nights" | sort | tail -n 1)
 END
 
-chain=$name number=1 base= base_night= size=
+chain=$name number=1 base= size=
 if [ -n "$last" ]; then
-  case $last_number in
-    '' | *[!0-9]*) last_handle= ;;
+  case "$last_chain $last_number" in
+    *[!a-z0-9.-]*' '* | *' ' | *' '*[!0-9]*) last_chain= ;;
   esac
-  [ -n "$last_handle" ] || fail "$last does not tell its chain, its number and its handle. $anew"
+  [ -n "$last_chain" ] || fail "$last does not tell its chain and its number. $anew"
   expr "$name" \> "$last" >/dev/null || fail "the clock was put back: $name would come before $last"
   if [ "$last_number" -lt "$NIGHTS_PER_FULL" ]; then
-    chain=$last_chain number=$((last_number + 1)) base=$last_handle base_night=$last
+    chain=$last_chain number=$((last_number + 1)) base=$last
+    # Named by its snapshot, the base is one of the same volume and driver, or the controller refuses it.
+    snapshot=$(kubectl get volumesnapshot "$base" --ignore-not-found -o jsonpath='{.status.readyToUse}{.metadata.deletionTimestamp}')
+    [ "$snapshot" = true ] || fail "the snapshot of $base is gone, and nobody can tell any more what has changed since then. $anew"
   fi
 fi
 echo "$name: number $number of chain $chain, base ${base:-none}"
 
-# A full backup has no line for a base.
-if [ -n "$base" ]; then with_base="s|@BASE@|$base|g"; else with_base='/@BASE@/d'; fi
+# A full backup has no line for a base. None of these values has a character that sed or YAML would take for its own.
+no_base=
+[ -n "$base" ] || no_base='/fromVolumeSnapshotName:/d'
 create() {
   manifest=$(sed -e "s|@VOLUME@|$VOLUME|g" -e "s|@SIZE@|$size|g" -e "s|@LIST_SIZE@|$LIST_SIZE|g" -e "s|@NAME@|$name|g" -e "s|@CHAIN@|$chain|g" \
-    -e "s|@NUMBER@|$number|g" -e "s|@BASE_NIGHT@|$base_night|g" -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" -e "$with_base" "$1")
+    -e "s|@NUMBER@|$number|g" -e "s|@BASE@|$base|g" -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" -e "$no_base" "$1")
   printf '%s\n' "$manifest" | kubectl create -f -
 }
 create snapshot.yaml

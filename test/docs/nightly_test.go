@@ -9,6 +9,10 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/test/seeded"
 	"github.com/cbt-populator/cbt-populator/test/size"
 )
@@ -66,7 +70,7 @@ func TestNightlyOfTwoVolumes(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%v\n%s", err, n.printed)
 				}
-				if base := n.ranges[name].base; base != "" && base != "h-"+last[n.volume] {
+				if base := n.ranges[name].base; base != "" && base != last[n.volume] {
 					t.Errorf("the base of %s is %s, want that of %s", name, base, last[n.volume])
 				}
 				last[n.volume] = name
@@ -162,7 +166,7 @@ func TestNightlyBackupBehindItsPod(t *testing.T) {
 			t.Fatal("the night's pod was killed, and the night is successful")
 		}
 		next := n.mustPass()
-		if got := n.ranges[next]; got.base != "h-"+behind || got.chain != full {
+		if got := n.ranges[next]; got.base != behind || got.chain != full {
 			t.Errorf("the next night has the base %q in chain %s, want that of %s in %s", got.base, got.chain, behind, full)
 		}
 	}
@@ -197,7 +201,9 @@ func TestNightlyRefuses(t *testing.T) {
 	}{
 		"another night":             {func(n *nights, _ string) { n.runs["nightly-other"] = n.run() }, "another night is not over: nightly-other"},
 		"a clock put back":          {func(n *nights, _ string) { n.clock = n.clock.AddDate(0, -1, 0) }, "the clock was put back"},
-		"no handle":                 {func(n *nights, full string) { n.ranges[full].handle = "" }, "does not tell its chain"},
+		"no snapshot":               {func(n *nights, full string) { delete(n.snapshots, full) }, "the snapshot of night-data-20260102-023000 is gone"},
+		"a snapshot that goes":      {func(n *nights, full string) { n.snapshots[full].deleted = "2026-01-02T12:00:00Z" }, "is gone"},
+		"a chain that is none":      {func(n *nights, full string) { n.ranges[full].chain = "night-data-20260102|g" }, "does not tell its chain"},
 		"no chain":                  {func(n *nights, full string) { n.ranges[full].chain = "" }, "does not tell its chain"},
 		"no number":                 {func(n *nights, full string) { n.ranges[full].number = "" }, "does not tell its chain"},
 		"a long name":               {func(n *nights, _ string) { n.volume = strings.Repeat("a", 42) }, "too long a name"},
@@ -220,6 +226,45 @@ func TestNightlyRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHandlesAreNoYAML: what a driver calls a snapshot is its own affair; manifests into which a handle is put must have it as it is.
+func TestHandlesAreNoYAML(t *testing.T) {
+	t.Parallel()
+	const handle = `a|b&c\d"e'f: g #h`
+	var list v1alpha1.ChangedBlockRange
+	if err := yaml.UnmarshalStrict([]byte(applied(t, "increments/delta.yaml", "DAY=tuesday", "BASE="+handle)), &list); err != nil {
+		t.Fatal(err)
+	}
+	if got := list.Spec.FromSnapshotHandle; got != handle {
+		t.Errorf("the base is %q, want %q", got, handle)
+	}
+	var pod corev1.Pod
+	if err := yaml.UnmarshalStrict([]byte(applied(t, "list-without-claim/pod.yaml", "AUDIENCE=a", "BASE="+handle)), &pod); err != nil {
+		t.Fatal(err)
+	}
+	if got := pod.Spec.InitContainers[0].Args; !slices.Contains(got, "--base-snapshot-handle="+handle) {
+		t.Errorf("the populator's arguments are %q", got)
+	}
+}
+
+// applied returns what apply.sh applies of a manifest of the examples.
+func applied(t *testing.T, path string, values ...string) (manifest string) {
+	t.Helper()
+	script, err := filepath.Abs(filepath.Join(root, "examples", "apply.sh"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"CBR_IMAGE=kubectl-cbr", "POPULATOR_IMAGE=populator", "KUBECTL_IMAGE=kubectl"}
+	command := append([]string{"bash", script, filepath.Base(path)}, values...)
+	printed, err := newKubectl(t).shell(t, filepath.Join(root, "examples", filepath.Dir(path)), env, command, func(c call) (string, error) {
+		manifest = c.input
+		return "", nil
+	})
+	if err != nil {
+		t.Fatalf("apply.sh %s: %v\n%s", path, err, printed)
+	}
+	return manifest
 }
 
 // TestNightlyFaults: whatever fails, every chain on the volume can be restored, no good one is lost, and no night says that it has

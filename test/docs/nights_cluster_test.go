@@ -21,10 +21,11 @@ import (
 const (
 	askRuns       = `get job -l (\S+) -o jsonpath={range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}`
 	askUnsettled  = `get job -l (\S+) -o jsonpath={.items[*].metadata.name}`
-	askComplete   = `get changedblockrange -l (\S+) -o jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number} {.status.toSnapshotHandle}{"\n"}{end}`
+	askComplete   = `get changedblockrange -l (\S+) -o jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number}{"\n"}{end}`
 	askConditions = `get job (\S+) -o jsonpath={.status.conditions[*].type}`
 	awaitSnapshot = `wait --for=jsonpath={.status.readyToUse}=true volumesnapshot/(\S+) --timeout=10m`
 	askSize       = `get volumesnapshot (\S+) -o jsonpath={.status.restoreSize}`
+	askBase       = `get volumesnapshot (\S+) --ignore-not-found -o jsonpath={.status.readyToUse}{.metadata.deletionTimestamp}`
 	awaitJob      = `wait --for=jsonpath={.status.conditions[0].type} job/(\S+) --timeout=10m`
 	setComplete   = `label (\S+) -l (\S+) nightly=complete --overwrite`
 	deleteJob     = `delete job (\S+) --cascade=foreground --timeout=10m`
@@ -80,7 +81,7 @@ func (n *nights) does(c call) (string, error) {
 	if m := is(askComplete); m != nil {
 		for name, r := range n.ranges {
 			if n.selected(m[1], r.labels) {
-				out += fmt.Sprintln(name, r.chain, r.number, r.handle)
+				out += fmt.Sprintln(name, r.chain, r.number)
 			}
 		}
 		return out, nil
@@ -99,6 +100,12 @@ func (n *nights) does(c call) (string, error) {
 	}
 	if m := is(askSize); m != nil && n.snapshots[m[1]] != nil {
 		return n.snapshots[m[1]].size, nil
+	}
+	if m := is(askBase); m != nil {
+		if s := n.snapshots[m[1]]; s != nil {
+			out = "true" + s.deleted
+		}
+		return out, nil
 	}
 	if m := is(awaitJob); m != nil && n.jobs[m[1]] != nil {
 		return "", n.await(n.jobs[m[1]])
@@ -195,9 +202,14 @@ func (n *nights) create(manifest string) error {
 	case v1alpha1.Kind:
 		err = yaml.UnmarshalStrict([]byte(manifest), &list)
 		n.new(n.ranges[list.Name] == nil, manifest)
+		for _, needed := range []string{list.Spec.FromVolumeSnapshotName, list.Spec.ToVolumeSnapshotName} {
+			if needed != "" && n.snapshots[needed] == nil {
+				n.Errorf("there is no snapshot %s:\n%s", needed, manifest)
+			}
+		}
 		n.ranges[list.Name] = &changes{
 			labels: list.Labels, chain: list.Annotations["chain"], number: list.Annotations["number"],
-			base: list.Spec.FromSnapshotHandle, handle: "h-" + list.Name,
+			base: list.Spec.FromVolumeSnapshotName,
 		}
 	case "Job":
 		err = yaml.UnmarshalStrict([]byte(manifest), &backup)

@@ -29,14 +29,16 @@ type fate struct {
 
 // changes is a ChangedBlockRange of the example.
 type changes struct {
-	labels                      labels.Set
-	chain, number, base, handle string
+	labels              labels.Set
+	chain, number, base string
 }
 
 // shot is a VolumeSnapshot of the example.
 type shot struct {
 	labels labels.Set
 	size   string
+	// deleted is when that was asked for.
+	deleted string
 }
 
 // run is a Job of a CronJob of the example.
@@ -55,7 +57,7 @@ type job struct {
 	manifest   batchv1.Job
 }
 
-// nights plays the cluster and the volume with the backups for examples/nightly. An image holds the handle of the snapshot that it
+// nights plays the cluster and the volume with the backups for examples/nightly. An image holds the name of the snapshot that it
 // shows, a list those of its base and of its snapshot.
 type nights struct {
 	*testing.T
@@ -281,7 +283,7 @@ func (n *nights) perform(j *job) {
 func (n *nights) container(night string, c corev1.Container) bool {
 	n.Helper()
 	r := n.ranges[night]
-	target := "h-" + night
+	target := night
 	if len(c.Command) == 0 {
 		i := slices.Index(c.Args, "--target")
 		n.write(n.placed(c.Args[i+1]), target)
