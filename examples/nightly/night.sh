@@ -13,16 +13,30 @@ fail() {
   exit 1
 }
 
-# ended JOB waits until a Job has ended, which its activeDeadlineSeconds bounds, and prints Complete or Failed.
+# ended JOB waits until a Job has ended, which its activeDeadlineSeconds bounds, or cannot begin. It prints Complete, Failed, or why its
+# pod gets no volumes.
 ended() {
+  since=$(date +%s)
   while :; do
     # The first condition comes shortly before that of the end.
-    kubectl wait --for=jsonpath='{.status.conditions[0].type}' "job/$1" --timeout=10m >/dev/null 2>&1 || true
+    kubectl wait --for=jsonpath='{.status.conditions[0].type}' "job/$1" --timeout=1m >/dev/null 2>&1 || true
     conditions=$(kubectl get job "$1" -o jsonpath='{.status.conditions[*].type}') || return
     case " $conditions " in
       *' Complete '*) echo Complete && return ;;
       *' Failed '*) echo Failed && return ;;
     esac
+    # A pod has a node once all its claims are bound. A list that fails after that is that of another claim.
+    nodes=$(kubectl get pod -l "job-name=$1" --field-selector='status.phase!=Failed' -o jsonpath='{.items[*].spec.nodeName}') || return
+    if [ -z "$nodes" ]; then
+      list=$(kubectl get changedblockrange "$1" --ignore-not-found -o jsonpath='{.status.state} {.status.conditions[?(@.type=="Ready")].reason}: {.status.message}') || return
+      case $list in
+        'Failed '*) printf '%s\n' "there is no list: ${list#Failed }" && return ;;
+      esac
+      now=$(date +%s)
+      if [ $((now - since)) -ge $((MOUNT_MINUTES * 60)) ]; then
+        printf '%s\n' "the backup has not got its volumes in $MOUNT_MINUTES minutes. Its list is ${list:-not there}" && return
+      fi
+    fi
     sleep 1
   done
 }
@@ -53,6 +67,7 @@ for earlier in $unsettled; do
   if [ "$result" = Complete ]; then
     complete "$earlier"
   else
+    echo "the backup of $earlier does not count: $result" >&2
     kubectl delete job "$earlier" --cascade=foreground --timeout=10m
   fi
 done
@@ -73,16 +88,15 @@ if [ -n "$last" ]; then
   if [ "$last_number" -lt "$NIGHTS_PER_FULL" ]; then
     chain=$last_chain number=$((last_number + 1)) base=$last
     # Named by its snapshot, the base is one of the same volume and driver, or the controller refuses it.
-    snapshot=$(kubectl get volumesnapshot "$base" --ignore-not-found -o jsonpath='{.status.readyToUse}{.metadata.deletionTimestamp}')
-    [ "$snapshot" = true ] || fail "the snapshot of $base is gone, and nobody can tell any more what has changed since then. $anew"
+    snapshot=$(kubectl get volumesnapshot "$base" --ignore-not-found -o jsonpath='{.status.readyToUse}{.metadata.deletionTimestamp} {.status.restoreSize}')
+    base_size=${snapshot#true }
+    [ "$base_size" != "$snapshot" ] || fail "the snapshot of $base is gone, and nobody can tell any more what has changed since then. $anew"
   fi
 fi
-echo "$name: number $number of chain $chain, base ${base:-none}"
-
-# A full backup has no line for a base. None of these values has a character that sed or YAML would take for its own.
-no_base=
-[ -n "$base" ] || no_base='/fromVolumeSnapshotName:/d'
+# None of these values has a character that sed or YAML would take for its own. A full backup has no line for a base.
 create() {
+  no_base=
+  [ -n "$base" ] || no_base='/fromVolumeSnapshotName:/d'
   manifest=$(sed -e "s|@VOLUME@|$VOLUME|g" -e "s|@SIZE@|$size|g" -e "s|@LIST_SIZE@|$LIST_SIZE|g" -e "s|@NAME@|$name|g" -e "s|@CHAIN@|$chain|g" \
     -e "s|@NUMBER@|$number|g" -e "s|@BASE@|$base|g" -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" -e "$no_base" "$1")
   printf '%s\n' "$manifest" | kubectl create -f -
@@ -94,10 +108,24 @@ size=$(kubectl get volumesnapshot "$name" -o jsonpath='{.status.restoreSize}')
 case $size in
   '' | 0) fail "the snapshot $name does not tell its size, without which no volume can be made from it. Put the size into backup.yaml, and take this question out" ;;
 esac
+# The only reason for which a night begins a chain by itself: no increment fits this one any more, whatever anybody does.
+if [ -n "$base" ] && [ "$size" != "$base_size" ]; then
+  echo "the volume had $base_size at the time of $base and has $size now, so a new chain begins"
+  chain=$name number=1 base=
+fi
+echo "$name: number $number of chain $chain, base ${base:-none}"
 create list.yaml
 create backup.yaml
 result=$(ended "$name")
-[ "$result" = Complete ] || fail "the backup failed: kubectl logs job/$name --all-containers"
+case $result in
+  Complete) ;;
+  Failed) fail "the backup failed: kubectl logs job/$name --all-containers" ;;
+  *)
+    # Left alone, it would wait for its deadline, and the next night for it.
+    kubectl delete job "$name" --cascade=foreground --timeout=10m
+    fail "$result (kubectl describe changedblockrange $name)"
+    ;;
+esac
 complete "$name"
 
 # Tomorrow's base is tonight's snapshot: all that earlier nights have left in the cluster can go.

@@ -2,6 +2,7 @@ package docs
 
 import (
 	"errors"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -191,6 +192,68 @@ func TestNightlyFailedBackup(t *testing.T) {
 	})
 }
 
+// TestNightlyWithoutVolumes: a Job whose claims fail for good ends when that is known, says why, and costs the next night nothing; a
+// Job that has its volumes goes on, whatever the list's other claims do.
+func TestNightlyWithoutVolumes(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]fate{
+		"no list: DeltaUnavailable: the driver's words": {list: "DeltaUnavailable"},
+		"has not got its volumes in 0 minutes":          {waits: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inEachShell(t, func(t *testing.T, n *nights) {
+				n.perFull, n.keep = 9, 1
+				if f.waits {
+					n.mountMinutes = 0
+				}
+				full := n.mustPass()
+				n.fate = f
+				n.mustFail(name)
+				if len(n.jobs) != 1 || n.jobs[full] == nil {
+					t.Errorf("there are still the Jobs %v", slices.Collect(maps.Keys(n.jobs)))
+				}
+				// And when the nightly pod goes before it has seen it.
+				n.fate, n.killAtWait = f, true
+				if _, err := n.night(); err == nil {
+					t.Fatal("the night's pod was killed, and the night is successful")
+				}
+				if last := n.mustPass(); n.ranges[last].base != full {
+					t.Errorf("the next night has the base %q, want %s", n.ranges[last].base, full)
+				}
+			})
+		})
+	}
+	n := newNights(t, []string{"sh"})
+	n.fate = fate{late: true, list: "VolumeFull", mounts: true}
+	if _, err := n.night(); err != nil {
+		t.Errorf("a Job that has its volumes: %v\n%s", err, n.printed)
+	}
+}
+
+// TestNightlyOfAnExpandedVolume: no increment fits a chain of another size, so a new one begins, and the night says so.
+func TestNightlyOfAnExpandedVolume(t *testing.T) {
+	t.Parallel()
+	inEachShell(t, func(t *testing.T, n *nights) {
+		n.perFull, n.keep = 9, 2
+		before := n.mustPass()
+		n.size = "256Mi"
+		full := n.mustPass()
+		if want := "had 128Mi at the time of " + before + " and has 256Mi now"; !strings.Contains(n.printed, want) {
+			t.Errorf("the night does not say %q:\n%s", want, n.printed)
+		}
+		next := n.mustPass()
+		if got, want := n.lists(), []string{before + "/" + before, full + "/" + full, full + "/" + next}; !slices.Equal(got, want) {
+			t.Errorf("on the volume are the lists %q, want %q", got, want)
+		}
+		for _, c := range n.jobs[next].manifest.Spec.Template.Spec.Volumes {
+			if e := c.Ephemeral; c.Name == "snapshot" && e.VolumeClaimTemplate.Spec.Resources.Requests.Storage().String() != n.size {
+				t.Errorf("the snapshot becomes a volume of another size than %s: %v", n.size, e)
+			}
+		}
+	})
+}
+
 // TestNightlyRefuses: nights beside each other, a clock that was put back, a base that does not tell what it is, a chain that is gone,
 // and numbers that are none. Nothing is made then.
 func TestNightlyRefuses(t *testing.T) {
@@ -273,19 +336,22 @@ func TestNightlyFaults(t *testing.T) {
 	t.Parallel()
 	rng := seeded.Rand(t)
 	n := newNights(t, []string{"sh"})
-	fates := []fate{{}, {}, {}, {before: "copy"}, {before: "commit"}, {fails: true}, {again: "copy"}, {again: "commit"}, {again: "end"}, {late: true}}
+	fates := []fate{{}, {}, {}, {before: "copy"}, {before: "commit"}, {fails: true}, {again: "copy"}, {again: "commit"}, {again: "end"}, {late: true}, {list: "DeltaUnavailable"}}
 	for range size.Of(500, 30) {
+		if rng.IntN(20) == 0 {
+			n.size = []string{"128Mi", "256Mi"}[rng.IntN(2)]
+		}
 		if rng.IntN(6) == 0 {
 			n.perFull, n.keep = 1+rng.IntN(4), 1+rng.IntN(3)
 		}
 		n.fate, n.failAt, n.killAt, n.killAtWait, n.outage = fates[rng.IntN(len(fates))], 0, 0, rng.IntN(8) == 0, rng.IntN(2) == 0
 		switch rng.IntN(5) {
 		case 0:
-			n.failAt = 1 + rng.IntN(16)
+			n.failAt = 1 + rng.IntN(18)
 		case 1:
-			n.killAt = 1 + rng.IntN(16)
+			n.killAt = 1 + rng.IntN(18)
 		}
-		if _, err := n.night(); err == nil && (n.fate.before != "" || n.fate.fails) {
+		if _, err := n.night(); err == nil && (n.fate.before != "" || n.fate.fails || n.fate.hangs()) {
 			t.Fatalf("the backup was to be %+v, and the night was successful", n.fate)
 		}
 	}

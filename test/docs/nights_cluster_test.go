@@ -25,8 +25,10 @@ const (
 	askConditions = `get job (\S+) -o jsonpath={.status.conditions[*].type}`
 	awaitSnapshot = `wait --for=jsonpath={.status.readyToUse}=true volumesnapshot/(\S+) --timeout=10m`
 	askSize       = `get volumesnapshot (\S+) -o jsonpath={.status.restoreSize}`
-	askBase       = `get volumesnapshot (\S+) --ignore-not-found -o jsonpath={.status.readyToUse}{.metadata.deletionTimestamp}`
-	awaitJob      = `wait --for=jsonpath={.status.conditions[0].type} job/(\S+) --timeout=10m`
+	askBase       = `get volumesnapshot (\S+) --ignore-not-found -o jsonpath={.status.readyToUse}{.metadata.deletionTimestamp} {.status.restoreSize}`
+	askNodes      = `get pod -l (\S+) --field-selector=status.phase!=Failed -o jsonpath={.items[*].spec.nodeName}`
+	askList       = `get changedblockrange (\S+) --ignore-not-found -o jsonpath={.status.state} {.status.conditions[?(@.type=="Ready")].reason}: {.status.message}`
+	awaitJob      = `wait --for=jsonpath={.status.conditions[0].type} job/(\S+) --timeout=1m`
 	setComplete   = `label (\S+) -l (\S+) nightly=complete --overwrite`
 	deleteJob     = `delete job (\S+) --cascade=foreground --timeout=10m`
 	deleteOthers  = `delete (\S+) -l (\S+) --wait=false`
@@ -103,9 +105,23 @@ func (n *nights) does(c call) (string, error) {
 	}
 	if m := is(askBase); m != nil {
 		if s := n.snapshots[m[1]]; s != nil {
-			out = "true" + s.deleted
+			out = "true" + s.deleted + " " + s.size
 		}
 		return out, nil
+	}
+	if m := is(askNodes); m != nil {
+		for name, j := range n.jobs {
+			if n.selected(m[1], labels.Set{"job-name": name}) && !j.fate.hangs() {
+				out = "node-1"
+			}
+		}
+		return out, nil
+	}
+	if m := is(askList); m != nil && n.jobs[m[1]] != nil {
+		if list := n.jobs[m[1]].fate.list; list != "" {
+			return "Failed " + list + ": the driver's words", nil
+		}
+		return "Pending WaitingForClaim: no claim refers to it", nil
 	}
 	if m := is(awaitJob); m != nil && n.jobs[m[1]] != nil {
 		return "", n.await(n.jobs[m[1]])
@@ -128,7 +144,7 @@ func (n *nights) does(c call) (string, error) {
 func (n *nights) await(j *job) error {
 	late := j.fate.late
 	j.fate.late = false
-	if j.conditions == "" && !late {
+	if j.conditions == "" && !late && !j.fate.hangs() {
 		n.perform(j)
 	}
 	if n.killAtWait {

@@ -25,6 +25,9 @@ type fate struct {
 	fails  bool   // after all containers
 	again  string // the container before which its pod goes, or "end": another pod does all of it
 	late   bool   // it is not over when it is first waited for
+	list   string // why there is no list, and never will be
+	mounts bool   // it has all its volumes, and what list says is about another claim
+	waits  bool   // a claim of it waits for ever
 }
 
 // changes is a ChangedBlockRange of the example.
@@ -69,6 +72,7 @@ type nights struct {
 	// volume is the claim that is backed up, of a size.
 	volume, size  string
 	perFull, keep int
+	mountMinutes  int
 	clock         time.Time
 	ranges        map[string]*changes
 	jobs          map[string]*job
@@ -90,7 +94,7 @@ type nights struct {
 func newNights(t *testing.T, shell []string) *nights {
 	t.Helper()
 	n := &nights{
-		T: t, kubectl: newKubectl(t), shell: shell, backups: t.TempDir(), list: t.TempDir(), scripts: t.TempDir(), volume: "data", size: "128Mi", perFull: 7, keep: 2,
+		T: t, kubectl: newKubectl(t), shell: shell, backups: t.TempDir(), list: t.TempDir(), scripts: t.TempDir(), volume: "data", size: "128Mi", perFull: 7, keep: 2, mountMinutes: 60,
 		clock: time.Date(2026, 1, 1, 2, 30, 0, 0, time.UTC), ranges: map[string]*changes{}, jobs: map[string]*job{}, snapshots: map[string]*shot{}, runs: map[string]*run{},
 		lastGood: map[string]string{},
 	}
@@ -143,7 +147,7 @@ func (n *nights) nightNow() (name string, err error) {
 	of, id := n.run(), "nightly-"+n.volume+"-"+now
 	n.runs[id], n.calls, n.logs = of, 0, ""
 	whole := n.chains()
-	env := []string{"NOW=" + now, "JOB=" + id, "VOLUME=" + n.volume, "LIST_SIZE=10Mi", fmt.Sprint("NIGHTS_PER_FULL=", n.perFull), fmt.Sprint("KEEP_CHAINS=", n.keep)}
+	env := []string{"NOW=" + now, "JOB=" + id, "VOLUME=" + n.volume, "LIST_SIZE=10Mi", fmt.Sprint("NIGHTS_PER_FULL=", n.perFull), fmt.Sprint("KEEP_CHAINS=", n.keep), fmt.Sprint("MOUNT_MINUTES=", n.mountMinutes)}
 	script := append(slices.Clone(n.shell), filepath.Join(n.scripts, "night.sh"))
 	n.printed, err = n.kubectl.shell(n.T, n.scripts, env, script, n.answer)
 	of.conditions = "Complete"
@@ -252,6 +256,9 @@ func (n *nights) lists() []string {
 	}
 	return lists
 }
+
+// hangs says that a Job's pod does not get its volumes.
+func (f fate) hangs() bool { return f.list != "" && !f.mounts || f.waits }
 
 // perform has a Job's pod do what its fate allows.
 func (n *nights) perform(j *job) {
