@@ -6,7 +6,7 @@ cd "/backups/$volume"
 d='[0-9]'
 nights="night-$volume-$d$d$d$d$d$d$d$d-$d$d$d$d$d$d"
 
-# The list comes last: a backup that has its list is whole.
+# The list comes last: a backup that has its list is whole. It belongs to the chain, or backup.yaml's check had refused it.
 ls "$chain/$name.img"
 cp /list/changed-blocks.cbl "$chain/.$name.cbl"
 sync

@@ -95,10 +95,11 @@ if [ -n "$last" ]; then
 fi
 # None of these values has a character that sed or YAML would take for its own. A full backup has no line for a base.
 create() {
-  no_base=
-  [ -n "$base" ] || no_base='/fromVolumeSnapshotName:/d'
+  no_base= list=/list/changed-blocks.cbl
+  check="union, /backups/$VOLUME/$chain/$base.cbl, $list, --output, cbl, --out, /checked/chain.cbl"
+  [ -n "$base" ] || no_base='/fromVolumeSnapshotName:/d' check="verify, $list"
   manifest=$(sed -e "s|@VOLUME@|$VOLUME|g" -e "s|@SIZE@|$size|g" -e "s|@LIST_SIZE@|$LIST_SIZE|g" -e "s|@NAME@|$name|g" -e "s|@CHAIN@|$chain|g" \
-    -e "s|@NUMBER@|$number|g" -e "s|@BASE@|$base|g" -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" -e "$no_base" "$1")
+    -e "s|@NUMBER@|$number|g" -e "s|@BASE@|$base|g" -e "s|@CHECK@|$check|g" -e "s|@KEEP_CHAINS@|$KEEP_CHAINS|g" -e "$no_base" "$1")
   printf '%s\n' "$manifest" | kubectl create -f -
 }
 create snapshot.yaml

@@ -231,6 +231,25 @@ func TestNightlyWithoutVolumes(t *testing.T) {
 	}
 }
 
+// TestNightlyOfAllocatedBlocks: a list that lacks what was freed since its base does not become a part of the chain.
+func TestNightlyOfAllocatedBlocks(t *testing.T) {
+	t.Parallel()
+	inEachShell(t, func(t *testing.T, n *nights) {
+		n.perFull, n.keep = 9, 1
+		n.fate = fate{allocated: true}
+		full, err := n.night()
+		if err != nil {
+			t.Fatalf("a full backup: %v\n%s", err, n.printed)
+		}
+		n.fate = fate{allocated: true}
+		n.mustFail("blocks that were freed")
+		if got, want := n.lists(), []string{full + "/" + full}; !slices.Equal(got, want) {
+			t.Errorf("on the volume are the lists %q, want %q", got, want)
+		}
+		n.restart()
+	})
+}
+
 // TestNightlyOfAnExpandedVolume: no increment fits a chain of another size, so a new one begins, and the night says so.
 func TestNightlyOfAnExpandedVolume(t *testing.T) {
 	t.Parallel()
@@ -336,7 +355,7 @@ func TestNightlyFaults(t *testing.T) {
 	t.Parallel()
 	rng := seeded.Rand(t)
 	n := newNights(t, []string{"sh"})
-	fates := []fate{{}, {}, {}, {before: "copy"}, {before: "commit"}, {fails: true}, {again: "copy"}, {again: "commit"}, {again: "end"}, {late: true}, {list: "DeltaUnavailable"}}
+	fates := []fate{{}, {}, {}, {before: "copy"}, {before: "commit"}, {fails: true}, {again: "copy"}, {again: "commit"}, {again: "end"}, {late: true}, {list: "DeltaUnavailable"}, {allocated: true}}
 	for range size.Of(500, 30) {
 		if rng.IntN(20) == 0 {
 			n.size = []string{"128Mi", "256Mi"}[rng.IntN(2)]

@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
+
+	"github.com/cbt-populator/cbt-populator/api/blocklist"
+	"github.com/cbt-populator/cbt-populator/internal/cli"
 )
 
 // fate is what becomes of a backup's Job: by itself it is complete.
@@ -28,6 +32,8 @@ type fate struct {
 	list   string // why there is no list, and never will be
 	mounts bool   // it has all its volumes, and what list says is about another claim
 	waits  bool   // a claim of it waits for ever
+	// allocated has a list of allocated blocks in place of an increment.
+	allocated bool
 }
 
 // changes is a ChangedBlockRange of the example.
@@ -67,7 +73,7 @@ type nights struct {
 	kubectl *kubectl
 	shell   []string
 	// backups and list are the volumes, scripts the folder with the scripts.
-	backups, list, scripts string
+	backups, list, checked, scripts string
 
 	// volume is the claim that is backed up, of a size.
 	volume, size  string
@@ -94,7 +100,7 @@ type nights struct {
 func newNights(t *testing.T, shell []string) *nights {
 	t.Helper()
 	n := &nights{
-		T: t, kubectl: newKubectl(t), shell: shell, backups: t.TempDir(), list: t.TempDir(), scripts: t.TempDir(), volume: "data", size: "128Mi", perFull: 7, keep: 2, mountMinutes: 60,
+		T: t, kubectl: newKubectl(t), shell: shell, backups: t.TempDir(), list: t.TempDir(), checked: t.TempDir(), scripts: t.TempDir(), volume: "data", size: "128Mi", perFull: 7, keep: 2, mountMinutes: 60,
 		clock: time.Date(2026, 1, 1, 2, 30, 0, 0, time.UTC), ranges: map[string]*changes{}, jobs: map[string]*job{}, snapshots: map[string]*shot{}, runs: map[string]*run{},
 		lastGood: map[string]string{},
 	}
@@ -113,7 +119,7 @@ func newNights(t *testing.T, shell []string) *nights {
 
 // placed returns a text with the test's folders in place of the volumes.
 func (n *nights) placed(text string) string {
-	return strings.NewReplacer("/backups", n.backups, "/list/", n.list+"/", "/nightly/", n.scripts+"/").Replace(text)
+	return strings.NewReplacer("/backups", n.backups, "/list/", n.list+"/", "/checked/", n.checked+"/", "/nightly/", n.scripts+"/").Replace(text)
 }
 
 func (n *nights) write(path, text string) {
@@ -179,8 +185,8 @@ func (n *nights) check(whole []string) {
 			if filepath.Dir(list) != chain {
 				continue
 			}
-			text, image := n.content(list+".cbl"), n.content(list+".img")
-			base, target, _ := strings.Cut(text, " ")
+			base, target := n.ends(list + ".cbl")
+			image := n.content(list + ".img")
 			if base != at {
 				n.Fatalf("chain %s is wrong: the list before %s ends at %s, and it begins at %s", chain, list, at, base)
 			}
@@ -204,6 +210,21 @@ func (n *nights) content(path string) string {
 		return err.Error()
 	}
 	return string(raw)
+}
+
+// ends returns the snapshots from which to which a list on the volume is. One of allocated blocks is from none.
+func (n *nights) ends(path string) (base, target string) {
+	n.Helper()
+	list, err := blocklist.Open(n.path(path))
+	if err != nil {
+		n.Fatal(err)
+	}
+	defer func() { _ = list.Close() }() // it was only read
+	base, target = "none", list.Header().TargetSnapshot
+	if list.Header().Mode == blocklist.Delta {
+		base = strings.TrimPrefix(list.Header().BaseSnapshotHandle, "h-")
+	}
+	return base, target
 }
 
 // path returns a place in the volume's folder.
@@ -289,18 +310,27 @@ func (n *nights) perform(j *job) {
 // container runs one container of a backup's pod.
 func (n *nights) container(night string, c corev1.Container) bool {
 	n.Helper()
-	r := n.ranges[night]
-	target := night
-	if len(c.Command) == 0 {
+	if c.Name == "copy" {
 		i := slices.Index(c.Args, "--target")
-		n.write(n.placed(c.Args[i+1]), target)
+		n.write(n.placed(c.Args[i+1]), night)
 		return true
 	}
-	base := r.base
-	if base == "" {
-		base = "none"
+	of, list := n.ranges[night], filepath.Join(n.list, "changed-blocks.cbl")
+	if of.base != "" && n.jobs[night].fate.allocated {
+		fallbackOf(n.T, list, of.base, night)
+	} else {
+		listOf(n.T, list, blocklist.Binary, of.base, night)
 	}
-	n.write(filepath.Join(n.list, "changed-blocks.cbl"), base+" "+target)
+	if len(c.Command) == 0 {
+		var args []string
+		for _, arg := range c.Args {
+			args = append(args, n.placed(arg))
+		}
+		var out bytes.Buffer
+		code := cli.Execute(n.Context(), cli.Streams{In: strings.NewReader(""), Out: &out, Err: &out}, "test", args)
+		n.logs += out.String()
+		return code == 0
+	}
 	command := slices.Clone(n.shell[:len(n.shell)-1])
 	for _, arg := range c.Command {
 		command = append(command, n.placed(arg))

@@ -76,6 +76,9 @@ func TestCheckOfAChain(t *testing.T) {
 	for _, link := range [][2]string{{"", "monday"}, {"monday", "tuesday"}, {"tuesday", "wednesday"}, {"", "sunday"}} {
 		listOf(t, filepath.Join(backups, link[1]+".cbl"), blocklist.Binary, link[0], link[1])
 	}
+	// What whenDeltaUnavailable: UseAllocated may make of an increment.
+	fallbackOf(t, filepath.Join(backups, "thursday.cbl"), "wednesday", "thursday")
+	listOf(t, filepath.Join(backups, "friday.cbl"), blocklist.Binary, "thursday", "friday")
 	for _, c := range []struct{ check, refusal string }{
 		{"cat, /backups/monday.cbl", ""},
 		{"union, /backups/monday.cbl, /backups/tuesday.cbl", ""},
@@ -86,7 +89,11 @@ func TestCheckOfAChain(t *testing.T) {
 		{"union, /backups/monday.cbl, /backups/tuesday.cbl, /backups/tuesday.cbl", "do not follow each other"},
 		{"union, /backups/tuesday.cbl, /backups/wednesday.cbl", "not a full backup"},
 		{"cat, /backups/tuesday.cbl", "not a full backup"},
-		{"cat, /backups/thursday.cbl", "no such file"},
+		{"cat, /backups/saturday.cbl", "no such file"},
+		{"union, /backups/monday.cbl, /backups/tuesday.cbl, /backups/wednesday.cbl, /backups/thursday.cbl", "blocks that were freed"},
+		{"union, /backups/wednesday.cbl, /backups/thursday.cbl, /backups/friday.cbl", "blocks that were freed"},
+		{"cat, /backups/thursday.cbl", ""},
+		{"union, /backups/thursday.cbl, /backups/friday.cbl", ""},
 	} {
 		var check batchv1.Job
 		lists := strings.ReplaceAll(c.check, "/backups", backups)
@@ -131,6 +138,21 @@ func listOf(t *testing.T, path string, f blocklist.Format, from, to string, exte
 	if from != "" {
 		h.Mode, h.BaseSnapshotHandle = blocklist.Delta, "h-"+from
 	}
+	return encoded(t, path, f, h, extents)
+}
+
+// fallbackOf writes a list of allocated blocks in place of one from one snapshot to another.
+func fallbackOf(t *testing.T, path, from, to string) {
+	t.Helper()
+	encoded(t, path, blocklist.Binary, blocklist.Header{
+		Mode: blocklist.Allocated, Driver: "hostpath.csi.k8s.io", Namespace: "shop", TargetSnapshot: to, TargetSnapshotHandle: "h-" + to,
+		BaseSnapshotHandle: "h-" + from, VolumeCapacityBytes: listedVolume, BlockMetadataType: blocklist.FixedLength,
+	}, []blocklist.Extent{{Offset: 4096, Length: 8192}})
+}
+
+// encoded writes a list, and returns its bytes.
+func encoded(t *testing.T, path string, f blocklist.Format, h blocklist.Header, extents []blocklist.Extent) []byte {
+	t.Helper()
 	var b bytes.Buffer
 	e, err := blocklist.NewEncoder(&b, f, h)
 	if err != nil {

@@ -55,8 +55,11 @@ func (w *world) lastNight(volume string) (name string) {
 	w.Helper()
 	w.eventually("one night of "+volume+" is left", patience, func(context.Context) (bool, string) {
 		left := strings.Fields(w.kubectl("get", "volumesnapshot,changedblockrange", "-l", "nightly-volume="+volume, "-o", "jsonpath={.items[*].metadata.name}"))
+		if len(left) != 2 || left[0] != left[1] {
+			return false, strings.Join(left, " ")
+		}
 		name = left[0]
-		return len(left) == 2 && left[1] == name, strings.Join(left, " ")
+		return true, ""
 	})
 	return name
 }
