@@ -3,7 +3,7 @@
 # night it is the last one. It needs the claim with the backups and nothing else that nights have left in the cluster.
 set -euo pipefail
 cd "$(dirname "$0")"
-volume=$1 wanted=${2:-latest}
+volume=${1:?restore.sh VOLUME [NIGHT]} wanted=${2:-latest}
 trap '[ $? -eq 0 ] || echo "NOT RESTORED. What failed is above" >&2' EXIT
 await() {
   # The first condition says that it is about to end; a Job that fails would not become Complete for the whole time.
