@@ -55,40 +55,80 @@ func (n *nights) answer(c call) (string, error) {
 }
 
 func (n *nights) does(c call) (string, error) {
-	if c.args == "create -f -" {
+	is := c.is
+	switch job := is(awaitJob); {
+	case c.args == "create -f -":
 		return "", n.create(c.input)
+	case strings.HasPrefix(c.args, "get "):
+		return n.get(c)
+	case is(awaitSnapshot) != nil && n.snapshots[is(awaitSnapshot)[1]] != nil:
+		return "", nil
+	case job != nil && n.jobs[job[1]] != nil:
+		return "", n.await(n.jobs[job[1]])
+	case is(setComplete) != nil:
+		return "", n.setComplete(is(setComplete)[1], is(setComplete)[2])
+	case is(deleteJob) != nil && n.jobs[is(deleteJob)[1]] != nil:
+		delete(n.jobs, is(deleteJob)[1])
+		return "", nil
+	case is(deleteOthers) != nil:
+		return "", n.deleteOthers(is(deleteOthers)[1], is(deleteOthers)[2])
 	}
-	var out string
+	return "", n.unknown(c)
+}
+
+// is compares a call with a question, and returns it with what stands in the question's gaps.
+func (c call) is(question string) []string {
+	pattern := strings.ReplaceAll(regexp.QuoteMeta(question), regexp.QuoteMeta(`(\S+)`), `(\S+)`)
+	return regexp.MustCompile("^" + pattern + "$").FindStringSubmatch(c.args)
+}
+
+func (n *nights) unknown(c call) error {
 	err := errors.New("not found")
-	is := func(question string) []string {
-		pattern := strings.ReplaceAll(regexp.QuoteMeta(question), regexp.QuoteMeta(`(\S+)`), `(\S+)`)
-		return regexp.MustCompile("^" + pattern + "$").FindStringSubmatch(c.args)
-	}
-	if m := is(askRuns); m != nil {
+	n.Errorf("kubectl %s: %v", c.args, err)
+	return err
+}
+
+// get answers what lists of objects there are.
+func (n *nights) get(c call) (string, error) {
+	var out strings.Builder
+	if m := c.is(askRuns); m != nil {
 		for name, r := range n.runs {
 			if n.selected(m[1], r.labels) {
-				out += name + " " + r.conditions + "\n"
+				fmt.Fprintln(&out, name, r.conditions)
 			}
 		}
-		return out, nil
+		return out.String(), nil
 	}
-	if m := is(askUnsettled); m != nil {
+	if m := c.is(askUnsettled); m != nil {
 		for _, name := range slices.Sorted(maps.Keys(n.jobs)) {
 			if n.selected(m[1], n.jobs[name].labels) {
-				out += name + " "
+				fmt.Fprint(&out, name, " ")
 			}
 		}
-		return strings.TrimSpace(out), nil
+		return strings.TrimSpace(out.String()), nil
 	}
-	if m := is(askComplete); m != nil {
+	if m := c.is(askComplete); m != nil {
 		for name, r := range n.ranges {
 			if n.selected(m[1], r.labels) {
-				out += fmt.Sprintln(name, r.chain, r.number)
+				fmt.Fprintln(&out, name, r.chain, r.number)
 			}
 		}
-		return out, nil
+		return out.String(), nil
 	}
-	if m := is(askConditions); m != nil && n.jobs[m[1]] != nil {
+	if m := c.is(askNodes); m != nil {
+		for name, j := range n.jobs {
+			if n.selected(m[1], labels.Set{"job-name": name}) && !j.fate.hangs() {
+				return "node-1", nil
+			}
+		}
+		return "", nil
+	}
+	return n.getOne(c)
+}
+
+// getOne answers what one object is like.
+func (n *nights) getOne(c call) (string, error) {
+	if m := c.is(askConditions); m != nil && n.jobs[m[1]] != nil {
 		j := n.jobs[m[1]]
 		first, _, _ := strings.Cut(j.conditions, " ")
 		if !j.asked {
@@ -97,47 +137,22 @@ func (n *nights) does(c call) (string, error) {
 		}
 		return j.conditions, nil
 	}
-	if m := is(awaitSnapshot); m != nil && n.snapshots[m[1]] != nil {
-		return "", nil
-	}
-	if m := is(askSize); m != nil && n.snapshots[m[1]] != nil {
+	if m := c.is(askSize); m != nil && n.snapshots[m[1]] != nil {
 		return n.snapshots[m[1]].size, nil
 	}
-	if m := is(askBase); m != nil {
+	if m := c.is(askBase); m != nil {
 		if s := n.snapshots[m[1]]; s != nil {
-			out = "true" + s.deleted + " " + s.size
+			return "true" + s.deleted + " " + s.size, nil
 		}
-		return out, nil
+		return "", nil
 	}
-	if m := is(askNodes); m != nil {
-		for name, j := range n.jobs {
-			if n.selected(m[1], labels.Set{"job-name": name}) && !j.fate.hangs() {
-				out = "node-1"
-			}
-		}
-		return out, nil
-	}
-	if m := is(askList); m != nil && n.jobs[m[1]] != nil {
+	if m := c.is(askList); m != nil && n.jobs[m[1]] != nil {
 		if list := n.jobs[m[1]].fate.list; list != "" {
 			return "Failed " + list + ": the driver's words", nil
 		}
 		return "Pending WaitingForClaim: no claim refers to it", nil
 	}
-	if m := is(awaitJob); m != nil && n.jobs[m[1]] != nil {
-		return "", n.await(n.jobs[m[1]])
-	}
-	if m := is(setComplete); m != nil {
-		return "", n.setComplete(m[1], m[2])
-	}
-	if m := is(deleteJob); m != nil && n.jobs[m[1]] != nil {
-		delete(n.jobs, m[1])
-		return "", nil
-	}
-	if m := is(deleteOthers); m != nil {
-		return "", n.deleteOthers(m[1], m[2])
-	}
-	n.Errorf("kubectl %s: %v", c.args, err)
-	return "", err
+	return "", n.unknown(c)
 }
 
 // await lets a Job go on.
