@@ -32,8 +32,9 @@ cd "$chain"
 # backup has left stays, because it goes on from there in another pod.
 remove_behind_base() {
   for file in "$@"; do
-    night=${file#.}
-    night=${night%%.*}
+    # A volume's name may have dots, so the time ends at the first one behind it.
+    time=${file#*"night-$volume-"}
+    night=night-$volume-${time%%.*}
     if [ -e "$file" ] && [ "$night" != "$name" ] && expr "$night" \> "$base" >/dev/null; then
       echo "removing $chain/$file, which is of no complete night"
       rm "$file"

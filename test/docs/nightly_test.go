@@ -174,7 +174,7 @@ func TestNightlyBackupBehindItsPod(t *testing.T) {
 func TestNightlyFailedBackup(t *testing.T) {
 	t.Parallel()
 	inEachShell(t, func(t *testing.T, n *nights) {
-		n.perFull, n.keep = 9, 1
+		n.volume, n.perFull, n.keep = "data.db", 9, 1 // a claim's name may have dots
 		full := n.mustPass()
 		for _, f := range []fate{{before: "copy"}, {before: "commit"}, {fails: true}} {
 			n.fate = f
