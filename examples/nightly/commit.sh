@@ -1,11 +1,12 @@
-# commit.sh NIGHT CHAIN KEEP_CHAINS puts the list beside the image that it belongs to, and then removes the chains that are too many.
+# commit.sh VOLUME NIGHT CHAIN KEEP_CHAINS puts the list beside the image that it belongs to, and then removes the volume's chains that
+# are too many.
 set -eu
-name=$1 chain=$2 keep=$3
-cd /backups
+volume=$1 name=$2 chain=$3 keep=$4
+cd "/backups/$volume"
 d='[0-9]'
-nights="night-$d$d$d$d$d$d$d$d-$d$d$d$d$d$d"
+nights="night-$volume-$d$d$d$d$d$d$d$d-$d$d$d$d$d$d"
 
-# The list comes last: a backup that has its list is whole.
+# The list comes last: a backup that has its list is whole. It belongs to the chain, or backup.yaml's check had refused it.
 ls "$chain/$name.img"
 cp /list/changed-blocks.cbl "$chain/.$name.cbl"
 sync

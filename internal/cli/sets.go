@@ -87,11 +87,13 @@ func newUnionCommand(s Streams) *cobra.Command {
 		Use:   "union A B...",
 		Short: "Print what any of the lists has: an increment against an older base from the increments since then",
 		Long: `Prints the bytes that any of the lists has, in any format of cat, with adjacent extents merged. The union of increments that
-follow each other is the increment from the first one's base to the last one's target: give them in their order. If one of
-them lists allocated blocks, the union lists all allocated blocks of the last target, and perhaps some that it has no more.
+follow each other is the increment from the first one's base to the last one's target: give them in their order. If the
+first one lists allocated blocks, the union lists all allocated blocks of the last target, and perhaps some that it has no
+more.
 
 All lists are verified first. Lists of different volumes (driver and capacity must be the same), and lists of which one
-does not begin at the snapshot at which the one before it ends, are refused before anything is written.`,
+does not begin at the snapshot at which the one before it ends, are refused before anything is written. So is a list of
+allocated blocks behind the first: it lacks what was freed since its base.`,
 		Example: `  # from Monday to Thursday
   kubectl cbr union mon-tue.cbl tue-wed.cbl wed-thu.cbl -o cbl --out mon-thu.cbl`,
 		Args: cobra.MinimumNArgs(2),

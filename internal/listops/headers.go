@@ -34,13 +34,18 @@ func SameVolume(lists []Named) error {
 	return nil
 }
 
-// Chained checks that every list but the first has the target of the list before it as its base, by their handles.
+// Chained checks that every list but the first has the target of the list before it as its base, by their handles, and lists what
+// has changed since then. Allocated blocks in its place lack those that were freed, of which the lists before would keep what they held.
 func Chained(lists []Named) error {
 	for i, l := range lists[1:] {
 		previous := lists[i]
 		if l.BaseSnapshotHandle == "" || l.BaseSnapshotHandle != previous.TargetSnapshotHandle {
 			return fmt.Errorf("%w: %s ends at snapshot %s, %s begins at %s", ErrNoChain, previous.Name,
 				snapshot(previous.TargetSnapshot, previous.TargetSnapshotHandle), l.Name, snapshot(l.BaseSnapshot, l.BaseSnapshotHandle))
+		}
+		if l.Mode == blocklist.Allocated {
+			return fmt.Errorf("%w: %s lists allocated blocks, so blocks that were freed since its base are not in it; a chain may begin with it, without %s and those before",
+				ErrNoChain, l.Name, previous.Name)
 		}
 	}
 	return nil
@@ -56,9 +61,9 @@ func snapshot(name, handle string) string {
 	return fmt.Sprintf("%q (handle %s)", name, handle)
 }
 
-// UnionHeader returns the header of the union of lists that are Chained: from the first one's base to the last one's
-// target. A union with a list of allocated blocks in it holds all blocks that the last target has allocated, and perhaps
-// some that it has no more.
+// UnionHeader returns the header of the union of lists: from the first one's base to the last one's target, if they are Chained. A
+// union with a list of allocated blocks in it, which in a chain is the first one, holds all blocks that the last target has allocated,
+// and perhaps some that it has no more.
 func UnionHeader(lists []Named) blocklist.Header {
 	last := lists[len(lists)-1]
 	h := Combined(lists[0].Header)

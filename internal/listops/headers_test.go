@@ -42,6 +42,8 @@ func TestSameVolume(t *testing.T) {
 func TestChained(t *testing.T) {
 	part := increment("tue", "wed")
 	part.Header = Part(part.Header, "part: a half")
+	fallback := increment("mon", "tue")
+	fallback.Mode = blocklist.Allocated
 	for _, c := range []struct {
 		name  string
 		lists []Named
@@ -54,6 +56,8 @@ func TestChained(t *testing.T) {
 		{"a full one behind", []Named{increment("sun", "mon"), increment("", "mon")}, false},
 		{"twice the same", []Named{increment("sun", "mon"), increment("sun", "mon")}, false},
 		{"without handles", []Named{{"a", blocklist.Header{TargetSnapshot: "x"}}, {"b", blocklist.Header{BaseSnapshot: "x"}}}, false},
+		{"a fallback behind", []Named{increment("", "mon"), fallback, increment("tue", "wed")}, false},
+		{"a fallback first", []Named{fallback, increment("tue", "wed")}, true},
 		{"behind a part", []Named{part, increment("wed", "thu")}, false},
 	} {
 		if err := Chained(c.lists); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrNoChain) {

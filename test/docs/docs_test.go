@@ -246,6 +246,19 @@ func TestManifests(t *testing.T) {
 	}
 }
 
+// TestFilesystemsAreBackedUp: claims with a filesystem, the usual kind, need a step that no manifest of the examples can have.
+func TestFilesystemsAreBackedUp(t *testing.T) {
+	all := pages(t)
+	for _, page := range []string{"examples/README.md", "examples/full-backup/README.md", "examples/nightly/README.md"} {
+		if !strings.Contains(all[page], "docs/backup.md#volumes-with-a-filesystem)") {
+			t.Errorf("%s does not say what volumes with a filesystem need", page)
+		}
+	}
+	if !strings.Contains(all["docs/backup.md"], "snapshot.storage.kubernetes.io/allow-volume-mode-change=true") {
+		t.Error("docs/backup.md does not say how a snapshot of a filesystem becomes a device")
+	}
+}
+
 // TestCommitsHaveNamesOfTheirOwn checks the examples' backups, several of which may run beside each other on one volume: what
 // each renames at its end must be a file that no other one writes.
 func TestCommitsHaveNamesOfTheirOwn(t *testing.T) {

@@ -69,8 +69,10 @@ func TestLoopsStop(t *testing.T) {
 		failing, next string
 	}{
 		{"restore", 0, "^apply -f - restore-tuesday$", "wait .*restore-tuesday|wednesday"},
-		{"restore", 0, "^wait .* job/restore-tuesday ", "logs .* --container compare|wednesday"},
-		{"restore", 0, "^logs job/restore-tuesday --container compare", "wednesday"},
+		{"restore", 0, "^wait .* job/restore-tuesday ", "compare-tuesday|wednesday"},
+		{"restore", 0, "^wait .* job/compare-tuesday ", "logs job/compare-tuesday$|wednesday"},
+		{"restore", 0, "^logs job/compare-tuesday$", "wednesday"},
+		{"restore", 0, "^wait .* job/wipe ", "restore-monday"},
 		{"restore", 0, "^delete job ", "^apply"},
 		{"restore", 0, "^wait .* job/check-chain ", "restore-monday"},
 		{"increments", 0, "^exec writer ", "tuesday"},
@@ -80,13 +82,14 @@ func TestLoopsStop(t *testing.T) {
 		{"increments", 1, "^logs job/backup-sunday ", "^none"},
 		{"nightly", 0, "^wait .* job/night-2 ", "nightly night-3"},
 		{"nightly", 0, "^logs job/night-2$", "nightly night-3"},
-		{"parallel-workers", 0, "job-completion-index=2 ", "job-completion-index=3 "},
+		{"parallel-workers", 0, "^get pod ", "^logs"},
+		{"parallel-workers", 0, "^logs or$", "^logs"},
 	} {
 		t.Run(c.page+" "+c.failing, func(t *testing.T) {
 			t.Parallel()
 			text := loops(t, c.page)[c.block]
 			failing := regexp.MustCompile(c.failing)
-			calls, status, printed := pasted(t, c.page, text, c.failing)
+			calls, status, printed := pasted(t, c.page, text, c.failing, "COMPARE=yes")
 			at := slices.IndexFunc(calls, failing.MatchString)
 			if at < 0 {
 				t.Fatalf("nothing failed:\n%s", printed)
@@ -105,7 +108,7 @@ func TestLoopsStop(t *testing.T) {
 	}
 	for _, page := range []string{"restore", "increments", "nightly", "parallel-workers"} {
 		for _, text := range loops(t, page) {
-			if calls, status, printed := pasted(t, page, text, ""); status != "0" || strings.Contains(printed, "NOT") {
+			if calls, status, printed := pasted(t, page, text, "", "COMPARE=yes"); status != "0" || strings.Contains(printed, "NOT") {
 				t.Errorf("without a failure, %s ends with %s after %q:\n%s", page, status, calls, printed)
 			}
 		}

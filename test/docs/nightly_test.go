@@ -2,11 +2,13 @@ package docs
 
 import (
 	"errors"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cbt-populator/cbt-populator/test/seeded"
 	"github.com/cbt-populator/cbt-populator/test/size"
@@ -49,13 +51,54 @@ func TestNightlyGoesOn(t *testing.T) {
 	})
 }
 
+// TestNightlyOfTwoVolumes: volumes that are backed up in one namespace and to one claim, at the same time even, have nothing to do with
+// each other.
+func TestNightlyOfTwoVolumes(t *testing.T) {
+	t.Parallel()
+	inEachShell(t, func(t *testing.T, n *nights) {
+		n.perFull, n.keep = 2, 1
+		// One name begins with the other one.
+		volumes := []string{"data", "data-2"}
+		last := map[string]string{}
+		for range 3 {
+			n.clock = n.clock.Add(24 * time.Hour)
+			for _, n.volume = range volumes {
+				name, err := n.nightNow()
+				if err != nil {
+					t.Fatalf("%v\n%s", err, n.printed)
+				}
+				if base := n.ranges[name].base; base != "" && base != last[n.volume] {
+					t.Errorf("the base of %s is %s, want that of %s", name, base, last[n.volume])
+				}
+				last[n.volume] = name
+			}
+		}
+		for _, n.volume = range volumes {
+			if got, want := n.lists(), []string{last[n.volume] + "/" + last[n.volume]}; !slices.Equal(got, want) {
+				t.Errorf("%s has the lists %q, want %q", n.volume, got, want)
+			}
+			if n.snapshots[last[n.volume]] == nil || n.ranges[last[n.volume]] == nil {
+				t.Errorf("%s has lost its snapshot or its ChangedBlockRange", last[n.volume])
+			}
+		}
+		if len(n.ranges) != 2 || len(n.jobs) != 2 || len(n.snapshots) != 2 {
+			t.Errorf("in the cluster are %d ChangedBlockRanges, %d Jobs and %d snapshots, want two of each", len(n.ranges), len(n.jobs), len(n.snapshots))
+		}
+		// A night of one volume does not keep another volume from its own.
+		n.volume = volumes[0]
+		n.runs["nightly-data-by-hand"] = n.run()
+		n.volume = volumes[1]
+		n.mustPass()
+	})
+}
+
 // TestNightlyPruningCountsWholeChains: what a failed full backup has left does not count as a chain, and the chain that is in use
 // stays.
 func TestNightlyPruningCountsWholeChains(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(n *nights){
 		"a folder of later that has no list": func(n *nights) {
-			n.write(filepath.Join(n.backups, "night-99990101-000000", "night-99990101-000000.img"), "half of it")
+			n.write(n.path("night-data-99990101-000000", "night-data-99990101-000000.img"), "half of it")
 		},
 		"a full backup that failed, and more nights to a chain": func(n *nights) {
 			n.perFull = 1
@@ -70,7 +113,7 @@ func TestNightlyPruningCountsWholeChains(t *testing.T) {
 				n.perFull, n.keep = 3, 1
 				full := n.mustPass()
 				// Not of the example's making, so it stays.
-				aside := filepath.Join(n.backups, full+".aside", "image")
+				aside := n.path(full+".aside", "image")
 				n.write(aside, "a copy that somebody has put aside")
 				prepare(n)
 				next := n.mustPass()
@@ -120,7 +163,7 @@ func TestNightlyBackupBehindItsPod(t *testing.T) {
 			t.Fatal("the night's pod was killed, and the night is successful")
 		}
 		next := n.mustPass()
-		if got := n.ranges[next]; got.base != "h-"+behind || got.chain != full {
+		if got := n.ranges[next]; got.base != behind || got.chain != full {
 			t.Errorf("the next night has the base %q in chain %s, want that of %s in %s", got.base, got.chain, behind, full)
 		}
 	}
@@ -131,7 +174,7 @@ func TestNightlyBackupBehindItsPod(t *testing.T) {
 func TestNightlyFailedBackup(t *testing.T) {
 	t.Parallel()
 	inEachShell(t, func(t *testing.T, n *nights) {
-		n.perFull, n.keep = 9, 1
+		n.volume, n.perFull, n.keep = "data.db", 9, 1 // a claim's name may have dots
 		full := n.mustPass()
 		for _, f := range []fate{{before: "copy"}, {before: "commit"}, {fails: true}} {
 			n.fate = f
@@ -145,6 +188,87 @@ func TestNightlyFailedBackup(t *testing.T) {
 	})
 }
 
+// TestNightlyWithoutVolumes: a Job whose claims fail for good ends when that is known, says why, and costs the next night nothing; a
+// Job that has its volumes goes on, whatever the list's other claims do.
+func TestNightlyWithoutVolumes(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]fate{
+		"no list: DeltaUnavailable: the driver's words": {list: "DeltaUnavailable"},
+		"has not got its volumes in 0 minutes":          {waits: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inEachShell(t, func(t *testing.T, n *nights) {
+				n.perFull, n.keep = 9, 1
+				if f.waits {
+					n.mountMinutes = 0
+				}
+				full := n.mustPass()
+				n.fate = f
+				n.mustFail(name)
+				if len(n.jobs) != 1 || n.jobs[full] == nil {
+					t.Errorf("there are still the Jobs %v", slices.Collect(maps.Keys(n.jobs)))
+				}
+				// And when the nightly pod goes before it has seen it.
+				n.fate, n.killAtWait = f, true
+				if _, err := n.night(); err == nil {
+					t.Fatal("the night's pod was killed, and the night is successful")
+				}
+				if last := n.mustPass(); n.ranges[last].base != full {
+					t.Errorf("the next night has the base %q, want %s", n.ranges[last].base, full)
+				}
+			})
+		})
+	}
+	n := newNights(t, []string{"sh"})
+	n.fate = fate{late: true, list: "VolumeFull", mounts: true}
+	if _, err := n.night(); err != nil {
+		t.Errorf("a Job that has its volumes: %v\n%s", err, n.printed)
+	}
+}
+
+// TestNightlyOfAllocatedBlocks: a list that lacks what was freed since its base does not become a part of the chain.
+func TestNightlyOfAllocatedBlocks(t *testing.T) {
+	t.Parallel()
+	inEachShell(t, func(t *testing.T, n *nights) {
+		n.perFull, n.keep = 9, 1
+		n.fate = fate{allocated: true}
+		full, err := n.night()
+		if err != nil {
+			t.Fatalf("a full backup: %v\n%s", err, n.printed)
+		}
+		n.fate = fate{allocated: true}
+		n.mustFail("blocks that were freed")
+		if got, want := n.lists(), []string{full + "/" + full}; !slices.Equal(got, want) {
+			t.Errorf("on the volume are the lists %q, want %q", got, want)
+		}
+		n.restart()
+	})
+}
+
+// TestNightlyOfAnExpandedVolume: no increment fits a chain of another size, so a new one begins, and the night says so.
+func TestNightlyOfAnExpandedVolume(t *testing.T) {
+	t.Parallel()
+	inEachShell(t, func(t *testing.T, n *nights) {
+		n.perFull, n.keep = 9, 2
+		before := n.mustPass()
+		n.size = "256Mi"
+		full := n.mustPass()
+		if want := "had 128Mi at the time of " + before + " and has 256Mi now"; !strings.Contains(n.printed, want) {
+			t.Errorf("the night does not say %q:\n%s", want, n.printed)
+		}
+		next := n.mustPass()
+		if got, want := n.lists(), []string{before + "/" + before, full + "/" + full, full + "/" + next}; !slices.Equal(got, want) {
+			t.Errorf("on the volume are the lists %q, want %q", got, want)
+		}
+		for _, c := range n.jobs[next].manifest.Spec.Template.Spec.Volumes {
+			if e := c.Ephemeral; c.Name == "snapshot" && e.VolumeClaimTemplate.Spec.Resources.Requests.Storage().String() != n.size {
+				t.Errorf("the snapshot becomes a volume of another size than %s: %v", n.size, e)
+			}
+		}
+	})
+}
+
 // TestNightlyRefuses: nights beside each other, a clock that was put back, a base that does not tell what it is, a chain that is gone,
 // and numbers that are none. Nothing is made then.
 func TestNightlyRefuses(t *testing.T) {
@@ -153,16 +277,20 @@ func TestNightlyRefuses(t *testing.T) {
 		fault   func(n *nights, full string)
 		message string
 	}{
-		"another night":       {func(n *nights, _ string) { n.runs["nightly-other"] = "" }, "another night is not over: nightly-other"},
-		"a clock put back":    {func(n *nights, _ string) { n.clock = n.clock.AddDate(0, -1, 0) }, "the clock was put back"},
-		"no handle":           {func(n *nights, full string) { n.ranges[full].handle = "" }, "does not tell its chain"},
-		"no chain":            {func(n *nights, full string) { n.ranges[full].chain = "" }, "does not tell its chain"},
-		"no number":           {func(n *nights, full string) { n.ranges[full].number = "" }, "does not tell its chain"},
-		"no nights per full":  {func(n *nights, _ string) { n.perFull = 0 }, "NIGHTS_PER_FULL"},
-		"no chains to keep":   {func(n *nights, _ string) { n.keep = 0 }, "KEEP_CHAINS"},
-		"the base's list":     {func(n *nights, full string) { n.remove(full, full+".cbl") }, "is not there any more"},
-		"the base's image":    {func(n *nights, full string) { n.remove(full, full+".img") }, "is not there any more"},
-		"the volume is empty": {func(n *nights, full string) { n.remove(full) }, "is not there any more"},
+		"another night":             {func(n *nights, _ string) { n.runs["nightly-other"] = n.run() }, "another night is not over: nightly-other"},
+		"a clock put back":          {func(n *nights, _ string) { n.clock = n.clock.AddDate(0, -1, 0) }, "the clock was put back"},
+		"no snapshot":               {func(n *nights, full string) { delete(n.snapshots, full) }, "the snapshot of night-data-20260102-023000 is gone"},
+		"a snapshot that goes":      {func(n *nights, full string) { n.snapshots[full].deleted = "2026-01-02T12:00:00Z" }, "is gone"},
+		"a chain that is none":      {func(n *nights, full string) { n.ranges[full].chain = "night-data-20260102|g" }, "does not tell its chain"},
+		"no chain":                  {func(n *nights, full string) { n.ranges[full].chain = "" }, "does not tell its chain"},
+		"no number":                 {func(n *nights, full string) { n.ranges[full].number = "" }, "does not tell its chain"},
+		"a long name":               {func(n *nights, _ string) { n.volume = strings.Repeat("a", 42) }, "too long a name"},
+		"a snapshot without a size": {func(n *nights, _ string) { n.size = "" }, "does not tell its size"},
+		"no nights per full":        {func(n *nights, _ string) { n.perFull = 0 }, "NIGHTS_PER_FULL"},
+		"no chains to keep":         {func(n *nights, _ string) { n.keep = 0 }, "KEEP_CHAINS"},
+		"the base's list":           {func(n *nights, full string) { n.remove(full, full+".cbl") }, "is not there any more"},
+		"the base's image":          {func(n *nights, full string) { n.remove(full, full+".img") }, "is not there any more"},
+		"the volume is empty":       {func(n *nights, full string) { n.remove(full) }, "is not there any more"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -184,19 +312,22 @@ func TestNightlyFaults(t *testing.T) {
 	t.Parallel()
 	rng := seeded.Rand(t)
 	n := newNights(t, []string{"sh"})
-	fates := []fate{{}, {}, {}, {before: "copy"}, {before: "commit"}, {fails: true}, {again: "copy"}, {again: "commit"}, {again: "end"}, {late: true}}
+	fates := []fate{{}, {}, {}, {before: "copy"}, {before: "commit"}, {fails: true}, {again: "copy"}, {again: "commit"}, {again: "end"}, {late: true}, {list: "DeltaUnavailable"}, {allocated: true}}
 	for range size.Of(500, 30) {
+		if rng.IntN(20) == 0 {
+			n.size = []string{"128Mi", "256Mi"}[rng.IntN(2)]
+		}
 		if rng.IntN(6) == 0 {
 			n.perFull, n.keep = 1+rng.IntN(4), 1+rng.IntN(3)
 		}
 		n.fate, n.failAt, n.killAt, n.killAtWait, n.outage = fates[rng.IntN(len(fates))], 0, 0, rng.IntN(8) == 0, rng.IntN(2) == 0
 		switch rng.IntN(5) {
 		case 0:
-			n.failAt = 1 + rng.IntN(16)
+			n.failAt = 1 + rng.IntN(18)
 		case 1:
-			n.killAt = 1 + rng.IntN(16)
+			n.killAt = 1 + rng.IntN(18)
 		}
-		if _, err := n.night(); err == nil && (n.fate.before != "" || n.fate.fails) {
+		if _, err := n.night(); err == nil && (n.fate.before != "" || n.fate.fails || n.fate.hangs()) {
 			t.Fatalf("the backup was to be %+v, and the night was successful", n.fate)
 		}
 	}

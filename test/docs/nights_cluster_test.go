@@ -11,6 +11,7 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -18,15 +19,19 @@ import (
 
 // The questions that the script asks, word for word: what they mean for a real cluster is seen there.
 const (
-	askRuns       = `get job -l cronjob=nightly -o jsonpath={range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}`
-	askUnsettled  = `get job -l nightly=started -o jsonpath={.items[*].metadata.name}`
-	askComplete   = `get changedblockrange -l nightly=complete -o jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number} {.status.toSnapshotHandle}{"\n"}{end}`
+	askRuns       = `get job -l (\S+) -o jsonpath={range .items[*]}{.metadata.name} {.status.conditions[*].type}{"\n"}{end}`
+	askUnsettled  = `get job -l (\S+) -o jsonpath={.items[*].metadata.name}`
+	askComplete   = `get changedblockrange -l (\S+) -o jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.chain} {.metadata.annotations.number}{"\n"}{end}`
 	askConditions = `get job (\S+) -o jsonpath={.status.conditions[*].type}`
 	awaitSnapshot = `wait --for=jsonpath={.status.readyToUse}=true volumesnapshot/(\S+) --timeout=10m`
-	awaitJob      = `wait --for=jsonpath={.status.conditions[0].type} job/(\S+) --timeout=10m`
-	setComplete   = `label (\S+) -l nightly-name=(\S+) nightly=complete --overwrite`
+	askSize       = `get volumesnapshot (\S+) -o jsonpath={.status.restoreSize}`
+	askBase       = `get volumesnapshot (\S+) --ignore-not-found -o jsonpath={.status.readyToUse}{.metadata.deletionTimestamp} {.status.restoreSize}`
+	askNodes      = `get pod -l (\S+) --field-selector=status.phase!=Failed -o jsonpath={.items[*].spec.nodeName}`
+	askList       = `get changedblockrange (\S+) --ignore-not-found -o jsonpath={.status.state} {.status.conditions[?(@.type=="Ready")].reason}: {.status.message}`
+	awaitJob      = `wait --for=jsonpath={.status.conditions[0].type} job/(\S+) --timeout=1m`
+	setComplete   = `label (\S+) -l (\S+) nightly=complete --overwrite`
 	deleteJob     = `delete job (\S+) --cascade=foreground --timeout=10m`
-	deleteOthers  = `delete (\S+) -l nightly,nightly-name!=(\S+) --wait=false`
+	deleteOthers  = `delete (\S+) -l (\S+) --wait=false`
 )
 
 // answer is what the cluster says to a night's call of kubectl, with the faults that are planned.
@@ -50,38 +55,80 @@ func (n *nights) answer(c call) (string, error) {
 }
 
 func (n *nights) does(c call) (string, error) {
-	if c.args == "create -f -" {
+	is := c.is
+	switch job := is(awaitJob); {
+	case c.args == "create -f -":
 		return "", n.create(c.input)
+	case strings.HasPrefix(c.args, "get "):
+		return n.get(c)
+	case is(awaitSnapshot) != nil && n.snapshots[is(awaitSnapshot)[1]] != nil:
+		return "", nil
+	case job != nil && n.jobs[job[1]] != nil:
+		return "", n.await(n.jobs[job[1]])
+	case is(setComplete) != nil:
+		return "", n.setComplete(is(setComplete)[1], is(setComplete)[2])
+	case is(deleteJob) != nil && n.jobs[is(deleteJob)[1]] != nil:
+		delete(n.jobs, is(deleteJob)[1])
+		return "", nil
+	case is(deleteOthers) != nil:
+		return "", n.deleteOthers(is(deleteOthers)[1], is(deleteOthers)[2])
 	}
-	var out string
+	return "", n.unknown(c)
+}
+
+// is compares a call with a question, and returns it with what stands in the question's gaps.
+func (c call) is(question string) []string {
+	pattern := strings.ReplaceAll(regexp.QuoteMeta(question), regexp.QuoteMeta(`(\S+)`), `(\S+)`)
+	return regexp.MustCompile("^" + pattern + "$").FindStringSubmatch(c.args)
+}
+
+func (n *nights) unknown(c call) error {
 	err := errors.New("not found")
-	is := func(question string) []string {
-		pattern := strings.ReplaceAll(regexp.QuoteMeta(question), regexp.QuoteMeta(`(\S+)`), `(\S+)`)
-		return regexp.MustCompile("^" + pattern + "$").FindStringSubmatch(c.args)
-	}
-	if is(askRuns) != nil {
-		for name, conditions := range n.runs {
-			out += name + " " + conditions + "\n"
+	n.Errorf("kubectl %s: %v", c.args, err)
+	return err
+}
+
+// get answers what lists of objects there are.
+func (n *nights) get(c call) (string, error) {
+	var out strings.Builder
+	if m := c.is(askRuns); m != nil {
+		for name, r := range n.runs {
+			if n.selected(m[1], r.labels) {
+				fmt.Fprintln(&out, name, r.conditions)
+			}
 		}
-		return out, nil
+		return out.String(), nil
 	}
-	if is(askUnsettled) != nil {
+	if m := c.is(askUnsettled); m != nil {
 		for _, name := range slices.Sorted(maps.Keys(n.jobs)) {
-			if n.jobs[name].label == "started" {
-				out += name + " "
+			if n.selected(m[1], n.jobs[name].labels) {
+				fmt.Fprint(&out, name, " ")
 			}
 		}
-		return strings.TrimSpace(out), nil
+		return strings.TrimSpace(out.String()), nil
 	}
-	if is(askComplete) != nil {
+	if m := c.is(askComplete); m != nil {
 		for name, r := range n.ranges {
-			if r.label == "complete" {
-				out += fmt.Sprintln(name, r.chain, r.number, r.handle)
+			if n.selected(m[1], r.labels) {
+				fmt.Fprintln(&out, name, r.chain, r.number)
 			}
 		}
-		return out, nil
+		return out.String(), nil
 	}
-	if m := is(askConditions); m != nil && n.jobs[m[1]] != nil {
+	if m := c.is(askNodes); m != nil {
+		for name, j := range n.jobs {
+			if n.selected(m[1], labels.Set{"job-name": name}) && !j.fate.hangs() {
+				return "node-1", nil
+			}
+		}
+		return "", nil
+	}
+	return n.getOne(c)
+}
+
+// getOne answers what one object is like.
+func (n *nights) getOne(c call) (string, error) {
+	if m := c.is(askConditions); m != nil && n.jobs[m[1]] != nil {
 		j := n.jobs[m[1]]
 		first, _, _ := strings.Cut(j.conditions, " ")
 		if !j.asked {
@@ -90,31 +137,29 @@ func (n *nights) does(c call) (string, error) {
 		}
 		return j.conditions, nil
 	}
-	if m := is(awaitSnapshot); m != nil && n.snapshots[m[1]] {
+	if m := c.is(askSize); m != nil && n.snapshots[m[1]] != nil {
+		return n.snapshots[m[1]].size, nil
+	}
+	if m := c.is(askBase); m != nil {
+		if s := n.snapshots[m[1]]; s != nil {
+			return "true" + s.deleted + " " + s.size, nil
+		}
 		return "", nil
 	}
-	if m := is(awaitJob); m != nil && n.jobs[m[1]] != nil {
-		return "", n.await(n.jobs[m[1]])
+	if m := c.is(askList); m != nil && n.jobs[m[1]] != nil {
+		if list := n.jobs[m[1]].fate.list; list != "" {
+			return "Failed " + list + ": the driver's words", nil
+		}
+		return "Pending WaitingForClaim: no claim refers to it", nil
 	}
-	if m := is(setComplete); m != nil {
-		return "", n.setComplete(m[1], m[2])
-	}
-	if m := is(deleteJob); m != nil && n.jobs[m[1]] != nil {
-		delete(n.jobs, m[1])
-		return "", nil
-	}
-	if m := is(deleteOthers); m != nil {
-		return "", n.deleteOthers(m[1], m[2])
-	}
-	n.Errorf("kubectl %s: %v", c.args, err)
-	return "", err
+	return "", n.unknown(c)
 }
 
 // await lets a Job go on.
 func (n *nights) await(j *job) error {
 	late := j.fate.late
 	j.fate.late = false
-	if j.conditions == "" && !late {
+	if j.conditions == "" && !late && !j.fate.hangs() {
 		n.perform(j)
 	}
 	if n.killAtWait {
@@ -126,53 +171,81 @@ func (n *nights) await(j *job) error {
 	return nil
 }
 
-func (n *nights) setComplete(kind, night string) error {
-	switch r, j := n.ranges[night], n.jobs[night]; {
-	case kind == "changedblockrange" && r != nil:
-		r.label = "complete"
-	case kind == "job" && j != nil:
-		j.label = "complete"
+// selected says if a selector means labels.
+func (n *nights) selected(selector string, of labels.Set) bool {
+	parsed, err := labels.Parse(selector)
+	if err != nil {
+		n.Errorf("%s: %v", selector, err)
+		return false
+	}
+	return parsed.Matches(of)
+}
+
+func (n *nights) setComplete(kind, selector string) error {
+	for _, r := range n.ranges {
+		if kind == "changedblockrange" && n.selected(selector, r.labels) {
+			r.labels["nightly"] = "complete"
+		}
+	}
+	for _, j := range n.jobs {
+		if kind == "job" && n.selected(selector, j.labels) {
+			j.labels["nightly"] = "complete"
+		}
 	}
 	return nil
 }
 
-func (n *nights) deleteOthers(kind, night string) error {
+func (n *nights) deleteOthers(kind, selector string) error {
 	switch kind {
 	case "job":
-		maps.DeleteFunc(n.jobs, func(name string, _ *job) bool { return name != night })
+		maps.DeleteFunc(n.jobs, func(_ string, j *job) bool { return n.selected(selector, j.labels) })
 	case "changedblockrange":
-		maps.DeleteFunc(n.ranges, func(name string, _ *changes) bool { return name != night })
+		maps.DeleteFunc(n.ranges, func(_ string, r *changes) bool { return n.selected(selector, r.labels) })
 	case "volumesnapshot":
-		maps.DeleteFunc(n.snapshots, func(name string, _ bool) bool { return name != night })
+		maps.DeleteFunc(n.snapshots, func(_ string, s *shot) bool { return n.selected(selector, s.labels) })
 	default:
 		return fmt.Errorf("the example makes no %s", kind)
 	}
 	return nil
 }
 
-// create makes what a manifest says, which must be valid.
+// create makes what a manifest says, which must be valid, and new.
 func (n *nights) create(manifest string) error {
-	var kind metav1.TypeMeta
+	var object struct {
+		metav1.TypeMeta   `json:",inline"`
+		metav1.ObjectMeta `json:"metadata"`
+	}
 	var snapshot snapshotv1.VolumeSnapshot
 	var list v1alpha1.ChangedBlockRange
 	var backup batchv1.Job
-	if err := yaml.Unmarshal([]byte(manifest), &kind); err != nil {
+	if err := yaml.Unmarshal([]byte(manifest), &object); err != nil {
 		return err
 	}
 	var err error
-	switch kind.Kind {
+	switch object.Kind {
 	case "VolumeSnapshot":
 		err = yaml.UnmarshalStrict([]byte(manifest), &snapshot)
-		n.snapshots[snapshot.Name] = true
+		n.new(n.snapshots[snapshot.Name] == nil, manifest)
+		n.snapshots[snapshot.Name] = &shot{labels: snapshot.Labels, size: n.size}
+		if claim := snapshot.Spec.Source.PersistentVolumeClaimName; claim == nil || *claim != n.volume {
+			n.Errorf("this is no snapshot of %s:\n%s", n.volume, manifest)
+		}
 	case v1alpha1.Kind:
 		err = yaml.UnmarshalStrict([]byte(manifest), &list)
+		n.new(n.ranges[list.Name] == nil, manifest)
+		for _, needed := range []string{list.Spec.FromVolumeSnapshotName, list.Spec.ToVolumeSnapshotName} {
+			if needed != "" && n.snapshots[needed] == nil {
+				n.Errorf("there is no snapshot %s:\n%s", needed, manifest)
+			}
+		}
 		n.ranges[list.Name] = &changes{
-			label: list.Labels["nightly"], chain: list.Annotations["chain"], number: list.Annotations["number"],
-			base: list.Spec.FromSnapshotHandle, handle: "h-" + list.Name,
+			labels: list.Labels, chain: list.Annotations["chain"], number: list.Annotations["number"],
+			base: list.Spec.FromVolumeSnapshotName,
 		}
 	case "Job":
 		err = yaml.UnmarshalStrict([]byte(manifest), &backup)
-		n.jobs[backup.Name] = &job{label: backup.Labels["nightly"], fate: n.fate, manifest: backup}
+		n.new(n.jobs[backup.Name] == nil, manifest)
+		n.jobs[backup.Name] = &job{labels: backup.Labels, fate: n.fate, manifest: backup}
 	default:
 		err = errors.New("no objects passed to create")
 	}
@@ -180,4 +253,12 @@ func (n *nights) create(manifest string) error {
 		n.Errorf("%v in\n%s", err, manifest)
 	}
 	return err
+}
+
+// new fails for an object whose name another one has.
+func (n *nights) new(is bool, manifest string) {
+	n.Helper()
+	if !is {
+		n.Errorf("there is one already:\n%s", manifest)
+	}
 }

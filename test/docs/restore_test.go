@@ -22,19 +22,50 @@ import (
 func TestRestoreOfADay(t *testing.T) {
 	t.Parallel()
 	text := loops(t, "restore")[0]
-	var restored []string
-	calls, _, _ := pasted(t, "restore", text, "", "WANTED=wednesday")
-	for _, line := range calls {
-		if day, ok := strings.CutPrefix(line, "apply -f - restore-"); ok {
-			restored = append(restored, day)
+	for compare, want := range map[string][]string{
+		"": {"check-chain", "wipe", "restore-monday", "restore-tuesday", "restore-wednesday"},
+		"yes": {
+			"check-chain", "wipe", "restore-monday", "compare-monday", "restore-tuesday", "compare-tuesday", "restore-wednesday", "compare-wednesday",
+		},
+	} {
+		var jobs []string
+		calls, _, _ := pasted(t, "restore", text, "", "WANTED=wednesday", "COMPARE="+compare)
+		for _, line := range calls {
+			if job, ok := strings.CutPrefix(line, "apply -f - "); ok {
+				jobs = append(jobs, job)
+			}
 		}
-	}
-	if want := []string{"monday", "tuesday", "wednesday"}; !slices.Equal(restored, want) {
-		t.Errorf("restored were %q, want %q", restored, want)
+		if !slices.Equal(jobs, want) {
+			t.Errorf("with COMPARE=%s the Jobs are %q, want %q", compare, jobs, want)
+		}
 	}
 	calls, status, printed := pasted(t, "restore", text, "", "WANTED=someday")
 	if len(calls) > 0 || status == "0" || !strings.Contains(printed, "there is no backup of someday") {
 		t.Errorf("a day that is none ends with %s after %q:\n%s", status, calls, printed)
+	}
+}
+
+// TestRestoreWithoutSnapshots: the Jobs of a restore are valid, and use the backups and the volume that is restored, and nothing else.
+func TestRestoreWithoutSnapshots(t *testing.T) {
+	t.Parallel()
+	for _, manifest := range []string{
+		applied(t, "restore/restore.yaml", "NAME=monday", "BACKUP=monday", "DAY=monday"), applied(t, "restore/check.yaml", "CHECK=cat, /backups/monday.cbl"),
+		applied(t, "restore/wipe.yaml"), applied(t, "nightly/chain.yaml", "VOLUME=data", "NIGHT=latest"),
+	} {
+		var job batchv1.Job
+		if err := yaml.UnmarshalStrict([]byte(manifest), &job); err != nil {
+			t.Fatalf("%v in\n%s", err, manifest)
+		}
+		pod := job.Spec.Template.Spec
+		if len(pod.Containers) == 0 {
+			t.Errorf("the Job %s has no containers", job.Name)
+		}
+		for _, v := range pod.Volumes {
+			claim := v.PersistentVolumeClaim
+			if v.EmptyDir == nil && (claim == nil || claim.ClaimName != "backups" && claim.ClaimName != "restored") {
+				t.Errorf("the Job %s needs the volume %s", job.Name, v.Name)
+			}
+		}
 	}
 }
 
@@ -45,6 +76,9 @@ func TestCheckOfAChain(t *testing.T) {
 	for _, link := range [][2]string{{"", "monday"}, {"monday", "tuesday"}, {"tuesday", "wednesday"}, {"", "sunday"}} {
 		listOf(t, filepath.Join(backups, link[1]+".cbl"), blocklist.Binary, link[0], link[1])
 	}
+	// What whenDeltaUnavailable: UseAllocated may make of an increment.
+	fallbackOf(t, filepath.Join(backups, "thursday.cbl"), "wednesday", "thursday")
+	listOf(t, filepath.Join(backups, "friday.cbl"), blocklist.Binary, "thursday", "friday")
 	for _, c := range []struct{ check, refusal string }{
 		{"cat, /backups/monday.cbl", ""},
 		{"union, /backups/monday.cbl, /backups/tuesday.cbl", ""},
@@ -55,7 +89,11 @@ func TestCheckOfAChain(t *testing.T) {
 		{"union, /backups/monday.cbl, /backups/tuesday.cbl, /backups/tuesday.cbl", "do not follow each other"},
 		{"union, /backups/tuesday.cbl, /backups/wednesday.cbl", "not a full backup"},
 		{"cat, /backups/tuesday.cbl", "not a full backup"},
-		{"cat, /backups/thursday.cbl", "no such file"},
+		{"cat, /backups/saturday.cbl", "no such file"},
+		{"union, /backups/monday.cbl, /backups/tuesday.cbl, /backups/wednesday.cbl, /backups/thursday.cbl", "blocks that were freed"},
+		{"union, /backups/wednesday.cbl, /backups/thursday.cbl, /backups/friday.cbl", "blocks that were freed"},
+		{"cat, /backups/thursday.cbl", ""},
+		{"union, /backups/thursday.cbl, /backups/friday.cbl", ""},
 	} {
 		var check batchv1.Job
 		lists := strings.ReplaceAll(c.check, "/backups", backups)
@@ -84,22 +122,43 @@ func runContainer(t *testing.T, c corev1.Container, out *bytes.Buffer) error {
 	return cmd.Run()
 }
 
+// listedVolume is the size of the volume of every list.
+const listedVolume = 1 << 20
+
 // listOf writes a list from one snapshot to another, and returns its bytes.
-func listOf(t *testing.T, path string, f blocklist.Format, from, to string) []byte {
+func listOf(t *testing.T, path string, f blocklist.Format, from, to string, extents ...blocklist.Extent) []byte {
 	t.Helper()
+	if len(extents) == 0 {
+		extents = []blocklist.Extent{{Offset: 4096, Length: 4096}}
+	}
 	h := blocklist.Header{
 		Mode: blocklist.Allocated, Driver: "hostpath.csi.k8s.io", Namespace: "shop", TargetSnapshot: to, TargetSnapshotHandle: "h-" + to,
-		VolumeCapacityBytes: 1 << 20, BlockMetadataType: blocklist.FixedLength,
+		VolumeCapacityBytes: listedVolume, BlockMetadataType: blocklist.FixedLength,
 	}
 	if from != "" {
 		h.Mode, h.BaseSnapshotHandle = blocklist.Delta, "h-"+from
 	}
+	return encoded(t, path, f, h, extents)
+}
+
+// fallbackOf writes a list of allocated blocks in place of one from one snapshot to another.
+func fallbackOf(t *testing.T, path, from, to string) {
+	t.Helper()
+	encoded(t, path, blocklist.Binary, blocklist.Header{
+		Mode: blocklist.Allocated, Driver: "hostpath.csi.k8s.io", Namespace: "shop", TargetSnapshot: to, TargetSnapshotHandle: "h-" + to,
+		BaseSnapshotHandle: "h-" + from, VolumeCapacityBytes: listedVolume, BlockMetadataType: blocklist.FixedLength,
+	}, []blocklist.Extent{{Offset: 4096, Length: 8192}})
+}
+
+// encoded writes a list, and returns its bytes.
+func encoded(t *testing.T, path string, f blocklist.Format, h blocklist.Header, extents []blocklist.Extent) []byte {
+	t.Helper()
 	var b bytes.Buffer
 	e, err := blocklist.NewEncoder(&b, f, h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = e.Encode([]blocklist.Extent{{Offset: 4096, Length: 4096}})
+	err = e.Encode(extents)
 	if err == nil {
 		_, err = e.Finish()
 	}

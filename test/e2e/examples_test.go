@@ -22,8 +22,9 @@ import (
 // exampleDeadline bounds what one example may take.
 const exampleDeadline = 6 * time.Minute
 
-// example runs the shell commands of an example's page, as they are, in the test's namespace, and returns what they print.
-func (w *world) example(name string) string {
+// example runs the shell commands of an example's page, as they are, in the test's namespace, and returns what they print. env has the
+// variables that the page leaves to its reader.
+func (w *world) example(name string, env ...string) string {
 	w.Helper()
 	dir := filepath.Join("../../examples", name)
 	script := w.shellOf(filepath.Join(dir, "README.md"))
@@ -31,7 +32,7 @@ func (w *world) example(name string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+w.kubeconfig(), "POPULATOR_IMAGE="+w.populatorImage())
+	cmd.Env = append(append(os.Environ(), "KUBECONFIG="+w.kubeconfig(), "POPULATOR_IMAGE="+w.populatorImage()), env...)
 	started := time.Now()
 	out, err := cmd.CombinedOutput()
 	w.Logf("%s took %s\n%s", name, time.Since(started).Round(time.Second), out)

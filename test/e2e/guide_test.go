@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -205,7 +204,7 @@ func TestClaimBeforeRange(t *testing.T) {
 }
 
 // TestFilesystemSource lists the blocks under a filesystem and compares them with what differs between the two restored
-// images.
+// images, one of which becomes a filesystem again.
 func TestFilesystemSource(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -229,16 +228,22 @@ func TestFilesystemSource(t *testing.T) {
 		t.Fatalf("only %d blocks differ; the writes did not reach the snapshots", len(want))
 	}
 	w.wantExtents("filesystem delta", w.readList("backup", "list", blocklist.JSON), blocks(want...))
+
+	// The way back: a snapshot of the device becomes a filesystem again.
+	w.takeSnapshot("device", "image-of-snap-2")
+	w.allowModeChange("device")
+	back := restored("back", "32Mi", "device")
+	back.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeFilesystem)
+	w.create(back)
+	w.awaitBound("back")
+	w.tools("reader", "back")
+	if got := string(w.exec("reader", "cat /mnt/back/c")); got != "new\n" {
+		t.Errorf("the file has %q", got)
+	}
 }
 
-// allowModeChange lets a Filesystem snapshot be restored as a Block volume, which Kubernetes refuses unless the
-// content's owner says so.
+// allowModeChange lets a snapshot be restored as a volume of the other mode, by the commands that docs/backup.md has for it.
 func (w *world) allowModeChange(name string) {
 	w.Helper()
-	var s snapshotv1.VolumeSnapshot
-	if err := w.get(name, &s); err != nil {
-		w.Fatal(err)
-	}
-	w.kubectl("annotate", "volumesnapshotcontent", *s.Status.BoundVolumeSnapshotContentName,
-		"snapshot.storage.kubernetes.io/allow-volume-mode-change=true")
+	w.shell(strings.ReplaceAll(w.onPage("docs/backup.md", "Volumes with a filesystem", "sh"), "volumesnapshot monday ", "volumesnapshot "+name+" "))
 }

@@ -44,6 +44,7 @@ var onCluster = map[string]string{
 	"README.md#Read a list from a shell":           "TestReadme",
 	"docs/changedblockrange.md#Writing one":        "TestPageChangedBlockRange",
 	"docs/changedblockrange.md#Reading its status": "TestPageChangedBlockRange",
+	"docs/backup.md#Volumes with a filesystem":     "TestFilesystemSource",
 	"docs/kubectl-cbr.md#create":                   "TestPageKubectlCbr",
 	"docs/kubectl-cbr.md#list and describe":        "TestPageKubectlCbr",
 	"docs/kubectl-cbr.md#Permissions":              "TestPageKubectlCbr",
