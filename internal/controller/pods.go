@@ -19,8 +19,10 @@ type attempt struct {
 	pod *corev1.Pod
 	// finished is true once the pod has ended, or its populator has with a list.
 	finished bool
-	// recorded is true for a finished pod whose result is in the status already.
+	// recorded is true for a finished pod whose result is in the status already, or is outdated.
 	recorded bool
+	// mark is what the reconciler has told the machinery on the pod.
+	mark string
 	// at is when a finished pod ended.
 	at time.Time
 	// result holds reason, message and figures of a finished pod. A pod that left none gets a reason of its own and no
@@ -28,6 +30,12 @@ type attempt struct {
 	result outcome.Result
 	// trouble says why an unfinished pod does not get anywhere; nil if it does.
 	trouble *snapshots.Problem
+}
+
+// about reports whether the attempt is to make the list with this fingerprint. One that was told to be outdated is about nothing any
+// more, also if its snapshots come back: the status has forgotten it.
+func (a *attempt) about(fingerprint string) bool {
+	return a.mark != v1alpha1.ResultOutdated && a.pod.Annotations[v1alpha1.AnnotationSource] == fingerprint
 }
 
 // succeeded reports whether the attempt left a complete list.
@@ -61,7 +69,7 @@ func attempts(pods []corev1.Pod, inStatus *v1alpha1.RecordedPod) []attempt {
 // name: how they end says nothing about these.
 func current(cbr *v1alpha1.ChangedBlockRange, status *v1alpha1.ChangedBlockRangeStatus, tries []attempt) []attempt {
 	asked := fingerprint(cbr, status)
-	return slices.DeleteFunc(slices.Clone(tries), func(a attempt) bool { return a.pod.Annotations[v1alpha1.AnnotationSource] != asked })
+	return slices.DeleteFunc(slices.Clone(tries), func(a attempt) bool { return !a.about(asked) })
 }
 
 // fingerprint is that of the list which a ChangedBlockRange asks for by this status.
@@ -96,7 +104,8 @@ func readAttempt(pod *corev1.Pod) attempt {
 		return a
 	}
 	a.finished = true
-	a.recorded = pod.Annotations[v1alpha1.AnnotationResultRecorded] != ""
+	a.mark = pod.Annotations[v1alpha1.AnnotationResultRecorded]
+	a.recorded = a.mark != ""
 	a.at = pod.CreationTimestamp.Time
 	terminated := terminatedState(pod)
 	if terminated != nil {

@@ -256,6 +256,50 @@ func TestListOfOtherSnapshotsIsNotHandedOver(t *testing.T) {
 	}
 }
 
+// TestListIsNotHandedOverByAnOldStatus: a snapshot was replaced, and the mark on the pod, which follows from that, is in the cache
+// sooner than the status. An older controller marks such a pod like any other.
+func TestListIsNotHandedOverByAnOldStatus(t *testing.T) {
+	for name, replace := range map[string]func(*v1alpha1.ChangedBlockRange){
+		"another snapshot":          func(cbr *v1alpha1.ChangedBlockRange) { cbr.Status.ToSnapshotHandle = "another" },
+		"another ChangedBlockRange": func(cbr *v1alpha1.ChangedBlockRange) { cbr.UID = "another" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil, interceptor.Funcs{}, endedPod(t, corev1.PodSucceeded, outcome.Populated))
+			complete := func() bool {
+				t.Helper()
+				complete, err := b.complete(context.Background(), b.target.claim, b.target.prime)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return complete
+			}
+			if !complete() {
+				t.Fatal("the list is not handed over, whatever the API server says")
+			}
+			newer := sampleSource().cbr
+			replace(newer)
+			b.live = newerRange{Reader: b.live, cbr: newer}
+			if complete() {
+				t.Error("the list is handed over although the API server knows that it is of what was replaced")
+			}
+		})
+	}
+}
+
+// newerRange reads a ChangedBlockRange that the cache does not have yet.
+type newerRange struct {
+	client.Reader
+	cbr *v1alpha1.ChangedBlockRange
+}
+
+func (r newerRange) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	if cbr, ok := o.(*v1alpha1.ChangedBlockRange); ok {
+		r.cbr.DeepCopyInto(cbr)
+		return nil
+	}
+	return r.Reader.Get(ctx, key, o, opts...)
+}
+
 func TestCompleteChecksWhoHasTheVolume(t *testing.T) {
 	done := func(t *testing.T) *corev1.Pod { return endedPod(t, corev1.PodSucceeded, outcome.Populated) }
 	for _, test := range []struct {

@@ -66,7 +66,12 @@ func (w wanted) recorded(pod *corev1.Pod) bool {
 
 // annotated reports whether the reconciler has marked the pod as one whose result it has written down.
 func annotated(pod *corev1.Pod) bool {
-	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == "true"
+	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == v1alpha1.ResultRecorded
+}
+
+// outdated reports whether the reconciler has marked the pod as one whose snapshots were replaced by others.
+func outdated(pod *corev1.Pod) bool {
+	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == v1alpha1.ResultOutdated
 }
 
 // rechecked are the terminal failures whose cause may go away where no watch of ours reaches: permissions and the state
@@ -82,7 +87,7 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 	// The result of a pod counts only once it is recorded, and the pod stays until then. Nobody records the result of a
 	// pod whose ChangedBlockRange is gone.
 	ended := finished(pod) || wrote(pod)
-	if ended && sameRange && !want.recorded(pod) {
+	if ended && sameRange && !outdated(pod) && !want.recorded(pod) {
 		return verdict{action: actionWait, why: "the populator's result is not recorded yet"}
 	}
 	switch {
@@ -90,7 +95,8 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 		return verdict{action: actionReplace, why: "the ChangedBlockRange was replaced by another one", fresh: true}
 	case pod.Annotations[annotationPrimeUID] != want.primeUID:
 		return verdict{action: actionReplace, why: "the pod's volume was replaced by another one", fresh: true}
-	case pod.Annotations[v1alpha1.AnnotationSource] != want.source:
+	case outdated(pod) || pod.Annotations[v1alpha1.AnnotationSource] != want.source:
+		// The mark may be in the cache sooner than the status that it follows from.
 		return verdict{action: actionReplace, why: "the snapshots were resolved differently", fresh: true}
 	case !ended && !started(pod) && want.setting != "" && pod.Annotations[annotationSetting] != want.setting:
 		// It may be what keeps it from starting: an image that nobody has, a node selector that no node meets. One that runs may end.

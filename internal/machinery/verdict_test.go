@@ -63,6 +63,9 @@ func judgeCases() []judgeCase {
 	same := change(func(*corev1.Pod, *wanted) {})
 	unrecorded := change(func(p *corev1.Pod, _ *wanted) { delete(p.Annotations, v1alpha1.AnnotationResultRecorded) })
 	inStatus := change(func(p *corev1.Pod, w *wanted) { p.UID, w.recordedPod = "uid-pod", "uid-pod" })
+	outdated := change(func(p *corev1.Pod, _ *wanted) {
+		p.Annotations[v1alpha1.AnnotationResultRecorded] = v1alpha1.ResultOutdated
+	})
 	otherInStatus := change(func(p *corev1.Pod, w *wanted) { p.UID, w.recordedPod = "uid-pod", "uid-pod-before" })
 	running := change(func(p *corev1.Pod, _ *wanted) { p.Status = corev1.PodStatus{Phase: corev1.PodRunning} })
 	pulling := change(func(p *corev1.Pod, _ *wanted) {
@@ -97,6 +100,11 @@ func judgeCases() []judgeCase {
 		{"success for another volume", ok, outcome.Populated, otherPrime, 0, actionReplace, 0, true},
 		{"success for other snapshots", ok, outcome.Populated, otherSource, 0, actionReplace, 0, true},
 		{"success for other snapshots, unresolved by now", ok, outcome.Populated, all(otherSource, unresolved), 0, actionReplace, 0, true},
+		// The mark may be seen before the status that it follows from: then everything still fits.
+		{"success for snapshots that were replaced", ok, outcome.Populated, outdated, 0, actionReplace, 0, true},
+		{"success for snapshots that were replaced, recorded in the status", ok, outcome.Populated, all(outdated, inStatus), 0, actionReplace, 0, true},
+		{"success for snapshots that were replaced, its sandbox is still there", ok, outcome.Populated, all(sandboxed, outdated), 0, actionReplace, 0, true},
+		{"failed for snapshots that were replaced", bad, outcome.ListTooLarge, outdated, 0, actionReplace, 0, true},
 		{"success, other image by now", ok, outcome.Populated, otherSetting, 0, actionComplete, 0, false},
 		{"success without a message", ok, outcome.Populated, silent, 0, actionWait, 10 * time.Second, false},
 		{"success, its sandbox is still there", ok, outcome.Populated, sandboxed, 0, actionComplete, 0, false},
