@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 	"github.com/cbt-populator/cbt-populator/internal/reference"
 	"github.com/cbt-populator/cbt-populator/internal/tracing"
 )
@@ -62,14 +63,14 @@ func (e *events) began(claim types.UID, pod *corev1.Pod, now time.Time) {
 // populating tells that a pod writes the claim's list, once it has done so for a while or failed. It returns how long until then;
 // 0: it was told, or there is no need to any more. A restart of the controller may repeat it.
 func (e *events) populating(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, now time.Time) time.Duration {
-	ended := finished(pod) || terminated(pod) != nil
+	ended := podstate.Ended(pod) || podstate.Terminated(pod) != nil
 	e.mu.Lock()
 	b, known := e.begun[claim.UID]
 	if !known || b.pod != pod.UID {
 		b = beginning{pod: pod.UID, since: now, told: ended}
 	}
 	left := b.since.Add(populatingAfter).Sub(now)
-	tell := !b.told && !wrote(pod) && (ended || left <= 0)
+	tell := !b.told && !podstate.Wrote(pod) && (ended || left <= 0)
 	b.told = b.told || tell
 	e.begun[claim.UID] = b
 	e.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 )
 
 // offerFor is how long a slot is kept for a claim that was woken for it. The library may never look for one: the node that the
@@ -113,7 +114,7 @@ func (s *slots) release(pod string) {
 // observe takes note of a pod: one that runs holds a slot, also when another process created it. One whose populator has ended
 // does not: it asks the driver nothing more, however long the kubelet takes until it says that the pod has finished.
 func (s *slots) observe(pod *corev1.Pod) {
-	if finished(pod) || terminated(pod) != nil {
+	if podstate.Ended(pod) || podstate.Terminated(pod) != nil {
 		s.release(pod.Name)
 		return
 	}
@@ -213,9 +214,4 @@ func (s *slots) offerAll(granted []slot, pod string) {
 			s.wake(g.claim)
 		}
 	}
-}
-
-// finished reports whether pod will never run again.
-func finished(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }

@@ -86,6 +86,12 @@ func judgeCases() []judgeCase {
 	})
 	sandboxed := change(func(p *corev1.Pod, _ *wanted) { p.Status.Phase = corev1.PodRunning })
 	killed := change(func(p *corev1.Pod, _ *wanted) { p.Status.ContainerStatuses[0].State.Terminated.ExitCode = 137 })
+	sidecar := func(state corev1.ContainerState) change {
+		return all(sandboxed, func(p *corev1.Pod, _ *wanted) {
+			p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: "injected", State: state})
+		})
+	}
+	stays := sidecar(corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
 	attempt := func(n int) change {
 		return func(p *corev1.Pod, _ *wanted) { p.Annotations[annotationAttempt] = strconv.Itoa(n) }
 	}
@@ -113,6 +119,9 @@ func judgeCases() []judgeCase {
 		{"failed with a success message", bad, outcome.Populated, killed, time.Minute, actionReplace, 0, false},
 		{"killed with a success message, its sandbox is still there", ok, outcome.Populated, all(sandboxed, killed), time.Hour, actionWait, 0, false},
 		{"failed, its sandbox is still there", bad, outcome.StreamFailed, all(sandboxed, killed), time.Hour, actionWait, 0, false},
+		{"failed, an injected container goes on", bad, outcome.StreamFailed, all(stays, killed), time.Minute, actionReplace, 0, false},
+		{"failed for good, an injected container goes on", bad, outcome.ListTooLarge, all(stays, killed), time.Minute, actionWait, 59 * time.Minute, false},
+		{"failed, an injected container goes on, not recorded", bad, outcome.StreamFailed, all(stays, killed, unrecorded), time.Hour, actionWait, 0, false},
 		{"running", ok, outcome.Populated, running, time.Hour, actionWait, 0, false},
 		{"running for another range", ok, outcome.Populated, all(running, otherRange), 0, actionReplace, 0, true},
 		{"running for other snapshots", ok, outcome.Populated, all(running, otherSource), 0, actionReplace, 0, true},
