@@ -112,42 +112,6 @@ func TestPopulateCreatesOnePod(t *testing.T) {
 	}
 }
 
-// TestUnschedulablePodYields its slot, but only to somebody, and not at once.
-func TestUnschedulablePodYields(t *testing.T) {
-	for name, test := range map[string]struct {
-		since     time.Duration
-		contended bool
-		wait      time.Duration
-		gone      bool
-	}{
-		"a moment ago, others wait": {10 * time.Second, true, 50 * time.Second, false},
-		"long ago, nobody waits":    {time.Hour, false, time.Minute, false},
-		"long ago, others wait":     {time.Minute, true, 0, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			pod := populatorPod(sampleConfig(), sampleSource(), sampleTarget())
-			pod.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
-				Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable,
-				LastTransitionTime: metav1.NewTime(noon.Add(-test.since)),
-			}}}
-			b := newBench(t, nil, interceptor.Funcs{}, pod)
-			b.slots.observe(pod)
-			if test.contended {
-				b.slots.acquire(slot{pod: "other", driver: sampleDriver})
-			}
-			if v := b.yield(pod, verdict{}); v.wait != test.wait {
-				t.Errorf("it waits for %v, want %v", v.wait, test.wait)
-			}
-			if err := b.populateOnce(); !errors.Is(err, errWaiting) {
-				t.Fatalf("populate: %v, want waiting", err)
-			}
-			if left := b.currentPod(t); (left == nil) != test.gone {
-				t.Errorf("the pod is %v; gone: want %v", left, test.gone)
-			}
-		})
-	}
-}
-
 // TestPopulatingIsTold once, and only if there is time to read it or something went wrong.
 func TestPopulatingIsTold(t *testing.T) {
 	ends := func(phase corev1.PodPhase, reason outcome.Reason) func(*testing.T, *corev1.Pod) {
@@ -254,50 +218,6 @@ func TestListOfOtherSnapshotsIsNotHandedOver(t *testing.T) {
 			}
 		}
 	}
-}
-
-// TestListIsNotHandedOverByAnOldStatus: a snapshot was replaced, and the mark on the pod, which follows from that, is in the cache
-// sooner than the status. An older controller marks such a pod like any other.
-func TestListIsNotHandedOverByAnOldStatus(t *testing.T) {
-	for name, replace := range map[string]func(*v1alpha1.ChangedBlockRange){
-		"another snapshot":          func(cbr *v1alpha1.ChangedBlockRange) { cbr.Status.ToSnapshotHandle = "another" },
-		"another ChangedBlockRange": func(cbr *v1alpha1.ChangedBlockRange) { cbr.UID = "another" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			b := newBench(t, nil, interceptor.Funcs{}, endedPod(t, corev1.PodSucceeded, outcome.Populated))
-			complete := func() bool {
-				t.Helper()
-				complete, err := b.complete(context.Background(), b.target.claim, b.target.prime)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return complete
-			}
-			if !complete() {
-				t.Fatal("the list is not handed over, whatever the API server says")
-			}
-			newer := sampleSource().cbr
-			replace(newer)
-			b.live = newerRange{Reader: b.live, cbr: newer}
-			if complete() {
-				t.Error("the list is handed over although the API server knows that it is of what was replaced")
-			}
-		})
-	}
-}
-
-// newerRange reads a ChangedBlockRange that the cache does not have yet.
-type newerRange struct {
-	client.Reader
-	cbr *v1alpha1.ChangedBlockRange
-}
-
-func (r newerRange) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
-	if cbr, ok := o.(*v1alpha1.ChangedBlockRange); ok {
-		r.cbr.DeepCopyInto(cbr)
-		return nil
-	}
-	return r.Reader.Get(ctx, key, o, opts...)
 }
 
 func TestCompleteChecksWhoHasTheVolume(t *testing.T) {
