@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/notice"
 	"github.com/cbt-populator/cbt-populator/internal/podstate"
 	"github.com/cbt-populator/cbt-populator/internal/reference"
 	"github.com/cbt-populator/cbt-populator/internal/tracing"
@@ -128,7 +129,7 @@ func (e *events) warnOnce(claim *corev1.PersistentVolumeClaim, reason, same, not
 	e.warned[claim.UID] = reason + same
 	e.mu.Unlock()
 	if !repeated {
-		e.recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, actionPopulate, "%s", note)
+		e.recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, actionPopulate, "%s", notice.Note(note))
 	}
 }
 
@@ -185,7 +186,7 @@ func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args
 	if !ok || apierrors.IsAlreadyExists(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) {
 		return
 	}
-	if apierrors.IsForbidden(err) {
+	if refusal(err) {
 		// The library waits in its own way; a change wakes the claim sooner.
 		r.refused.add(claim, 0)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	corev1 "k8s.io/api/core/v1"
@@ -319,27 +320,45 @@ func TestLostVolumeStartsAgain(t *testing.T) {
 	}
 }
 
+// TestRejectedPodIsToldOnce, whoever rejects it. An admission webhook that denies without a code has the API server answer 400, with
+// no reason.
 func TestRejectedPodIsToldOnce(t *testing.T) {
-	refuse := interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-		if _, ok := o.(*corev1.Pod); ok {
-			return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, o.GetName(), errors.New("exceeded quota: small"))
-		}
-		return c.Create(ctx, o, opts...)
-	}}
-	b := newBench(t, nil, refuse)
-	for range 3 {
-		if err := b.populateOnce(); !errors.Is(err, errWaiting) {
-			t.Fatalf("populate: %v, want waiting", err)
-		}
+	webhook := func(message string) error {
+		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 400, Message: `admission webhook "w" denied the request: ` + message}}
 	}
-	if len(b.events.notes) != 1 || !strings.Contains(b.events.notes[0], "exceeded quota: small") {
-		t.Errorf("events %v, want one with the quota's name", b.events.notes)
-	}
-	if b.waits[0] != defaultRejectedWait {
-		t.Errorf("waits %v, want %v", b.waits[0], defaultRejectedWait)
-	}
-	if len(b.slots.held) != 0 {
-		t.Errorf("slots %v are held without a pod", b.slots.held)
+	for name, refusal := range map[string]error{
+		"quota":                         apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "p", errors.New("exceeded quota: small")),
+		"webhook":                       webhook("exceeded quota: small"),
+		"webhook that has much to say":  webhook("exceeded quota: small" + strings.Repeat(", and ünother one", 100)),
+		"policy that finds it invalid":  apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "exceeded quota: small", nil),
+		"webhook that calls it invalid": apierrors.NewBadRequest("exceeded quota: small"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil, interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+				if _, ok := o.(*corev1.Pod); ok {
+					return refusal
+				}
+				return c.Create(ctx, o, opts...)
+			}})
+			for range 3 {
+				if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+					t.Fatalf("populate: %v, want waiting", err)
+				}
+			}
+			if len(b.events.notes) != 1 || !strings.Contains(b.events.notes[0], "exceeded quota: small") {
+				t.Fatalf("events %v, want one with the quota's name", b.events.notes)
+			}
+			// The API server takes no longer note, and none that is not UTF-8.
+			if note := strings.TrimPrefix(b.events.notes[0], "PopulatorRejected: "); len(note) > 1024 || !utf8.ValidString(note) {
+				t.Errorf("a note of %d bytes: %s", len(note), note)
+			}
+			if b.waits[0] != defaultRejectedWait {
+				t.Errorf("waits %v, want %v", b.waits[0], defaultRejectedWait)
+			}
+			if len(b.slots.held) != 0 {
+				t.Errorf("slots %v are held without a pod", b.slots.held)
+			}
+		})
 	}
 }
 
@@ -358,5 +377,21 @@ func TestLibraryRecorderIsQuiet(t *testing.T) {
 	}
 	if len(log.notes) != 1 || !strings.Contains(log.notes[0], "exceeded quota") {
 		t.Errorf("events %v, want one about the quota", log.notes)
+	}
+}
+
+// TestRefusedPrimeClaimIsWoken when what refused it changes, be it a quota or a webhook.
+func TestRefusedPrimeClaimIsWoken(t *testing.T) {
+	for name, refusal := range map[string]error{
+		"quota":   apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota")),
+		"webhook": &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 400, Message: `admission webhook "w" denied the request: no`}},
+	} {
+		noonClock := testclock.NewFakePassiveClock(noon)
+		r := libraryRecorder{events: newEvents(&eventLog{}, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock)}
+		claim := sampleTarget().claim
+		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", refusal)
+		if woken := r.refused.take(); !slices.Equal(woken, []types.NamespacedName{nameOf(claim)}) {
+			t.Errorf("%s: woken %v", name, woken)
+		}
 	}
 }

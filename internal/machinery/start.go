@@ -63,7 +63,7 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	case apierrors.IsAlreadyExists(err):
 		// The cache lags behind; its event wakes the claim.
 		return true, f.wait(ctx, target.claim, "the populator pod", 0)
-	case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
+	case refusal(err):
 		wait := f.refused.add(target.claim, f.cfg.rejectedWait)
 		f.events.refused(target.claim, "PopulatorRejected", err,
 			"The cluster refused the populator pod in namespace %s; it is tried again when quotas, limits or labels of that namespace change, and every %v: %v",
