@@ -159,18 +159,26 @@ func shownSource(claim *corev1.PersistentVolumeClaim) string {
 }
 
 // libraryRecorder is the recorder that the library gets. The library tells about every retry, about waiting, and, each time
-// it looks at a claim that was filled long ago, that it has finished. Only one thing it tells is news: that no prime claim can
-// be made.
+// it looks at a claim that was filled long ago, that it has finished. Only one thing it tells is news for people: that no prime claim
+// can be made. That it finds no ChangedBlockRange is news for us.
 type libraryRecorder struct {
 	events   *events
 	refused  *refusals
 	settling *settling
+	// later adds a claim to its queue after a while.
+	later func(claim *corev1.PersistentVolumeClaim, after time.Duration)
 }
 
 var _ record.EventRecorder = libraryRecorder{}
 
-// libraryReasonPrime is the library's reason for a prime claim that could not be created.
-const libraryReasonPrime = "PopulatorPVCPrimeCreationError"
+const (
+	// libraryReasonPrime is the library's reason for a prime claim that could not be created.
+	libraryReasonPrime = "PopulatorPVCPrimeCreationError"
+	// libraryReasonNoSource is the library's reason for a ChangedBlockRange that it does not find.
+	libraryReasonNoSource = "PopulatorDataSourceNotFound"
+	// lookAgainAfter is how long the library is given to see a ChangedBlockRange.
+	lookAgainAfter = time.Second
+)
 
 // Event implements record.EventRecorder.
 func (libraryRecorder) Event(runtime.Object, string, string, string) {}
@@ -178,6 +186,12 @@ func (libraryRecorder) Event(runtime.Object, string, string, string) {}
 // Eventf implements record.EventRecorder.
 func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args ...any) {
 	claim, ok := object.(*corev1.PersistentVolumeClaim)
+	if ok && reason == libraryReasonNoSource {
+		// The gate has seen it, or the library would not have been handed the claim, and each has a watch of its own. The library
+		// forgets the claim now, and if the reference is to another namespace, it waits for a ChangedBlockRange of the claim's. The
+		// gate is asked again before the claim is handed out.
+		r.later(claim, lookAgainAfter)
+	}
 	if !ok || reason != libraryReasonPrime || len(args) == 0 {
 		return
 	}

@@ -361,37 +361,3 @@ func TestRejectedPodIsToldOnce(t *testing.T) {
 		})
 	}
 }
-
-func TestLibraryRecorderIsQuiet(t *testing.T) {
-	log := &eventLog{}
-	noonClock := testclock.NewFakePassiveClock(noon)
-	r := libraryRecorder{events: newEvents(log, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock)}
-	claim := sampleTarget().claim
-	quota := apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota"))
-	exists := apierrors.NewAlreadyExists(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime")
-	for range 3 {
-		r.Eventf(claim, corev1.EventTypeNormal, "PopulatorFinished", "Populator finished")
-		r.Eventf(claim, corev1.EventTypeWarning, "PopulateOperationStartError", "Failed to start populate operation: %s", errWaiting)
-		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", exists)
-		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", quota)
-	}
-	if len(log.notes) != 1 || !strings.Contains(log.notes[0], "exceeded quota") {
-		t.Errorf("events %v, want one about the quota", log.notes)
-	}
-}
-
-// TestRefusedPrimeClaimIsWoken when what refused it changes, be it a quota or a webhook.
-func TestRefusedPrimeClaimIsWoken(t *testing.T) {
-	for name, refusal := range map[string]error{
-		"quota":   apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota")),
-		"webhook": &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 400, Message: `admission webhook "w" denied the request: no`}},
-	} {
-		noonClock := testclock.NewFakePassiveClock(noon)
-		r := libraryRecorder{events: newEvents(&eventLog{}, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock)}
-		claim := sampleTarget().claim
-		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", refusal)
-		if woken := r.refused.take(); !slices.Equal(woken, []types.NamespacedName{nameOf(claim)}) {
-			t.Errorf("%s: woken %v", name, woken)
-		}
-	}
-}
