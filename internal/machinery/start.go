@@ -84,8 +84,8 @@ const (
 	yieldAfter = time.Minute
 	// yieldStartingAfter is the same for a pod that has a node and does not start: its volume cannot be attached or mounted, its image
 	// not be pulled, its sandbox not be made. Another pod would begin all that anew, so it is longer than what passes by itself takes:
-	// a volume that has to come from a node that was lost is waited for for 6 minutes, and the kubelet and the attacher try again
-	// every 2 to 5. Deployments give their pods as long before they call it a failure.
+	// Kubernetes takes a volume from a node that was lost after 6 minutes, and kubelet and attacher try again every 2 to 5. A
+	// Deployment gives its pods as long before it calls that a failure.
 	yieldStartingAfter = 10 * time.Minute
 )
 
