@@ -29,15 +29,22 @@ const (
 	// list, and its result is not about the snapshots in the status.
 	AnnotationSource = GroupName + "/source"
 
-	// AnnotationResultRecorded, with the value "true", is set by the reconciler on a finished pod once the pod's result is in the
-	// ChangedBlockRange's status, or turned out to be about other snapshots, unless the status itself says so of this pod
-	// (recordedPod). Until one of them does, the pod must neither be deleted nor replaced, nor its claim completed, because the pod
-	// is the only place where the result is.
+	// AnnotationResultRecorded is set by the reconciler on a finished pod: to ResultRecorded once the pod's result is in the
+	// ChangedBlockRange's status, unless the status itself says so of this pod (recordedPod), and to ResultOutdated once the status
+	// names other snapshots than the pod has read. Until one of them is said, the pod must neither be deleted nor replaced, nor its
+	// claim completed, because the pod is the only place where the result is.
 	AnnotationResultRecorded = GroupName + "/result-recorded"
 
 	// AnnotationFailure, on a prime claim, is how the last attempt to fill it failed (internal/outcome: Failure), once the
 	// pod of that attempt is removed.
 	AnnotationFailure = GroupName + "/failure"
+)
+
+// Values of AnnotationResultRecorded. Pods and ChangedBlockRanges are watched apart, so that a pod's mark may be seen before the
+// status that it follows from: what is outdated must not be taken for recorded then.
+const (
+	ResultRecorded = "true"
+	ResultOutdated = "outdated"
 )
 
 // Values of the labels above.

@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/notice"
 )
 
 // The actions of events.
@@ -165,13 +165,6 @@ func (a *announcer) forget(key types.NamespacedName) {
 	delete(a.told, key)
 }
 
-// maxNote is the API's bound on the note of an event, in bytes.
-const maxNote = 1024
-
 func (a *announcer) send(o occurrence, related runtime.Object) {
-	note := o.message
-	if len(note) > maxNote {
-		note = strings.ToValidUTF8(note[:maxNote-len("…")], "") + "…"
-	}
-	a.recorder.Eventf(o.about, related, o.kind, o.reason, o.action, "%s", note)
+	a.recorder.Eventf(o.about, related, o.kind, o.reason, o.action, "%s", notice.Note(o.message))
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/cbt-populator/cbt-populator/internal/notice"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
@@ -66,7 +67,7 @@ func TestEventsTellTransitionsOnce(t *testing.T) {
 			seen.pods = []corev1.Pod{aPod("c", ended(t, late, fallback))}
 		}, []string{"Warning UsedAllocated cbr", "Warning UsedAllocated c"}},
 		{"the other fails", func() {
-			seen.pods = []corev1.Pod{aPod("b", ended(t, late, outcome.Result{Reason: outcome.VolumeFull, Message: strings.Repeat("ä", maxNote)}))}
+			seen.pods = []corev1.Pod{aPod("b", ended(t, late, outcome.Result{Reason: outcome.VolumeFull, Message: strings.Repeat("ä", notice.MaxBytes)}))}
 		}, []string{"Warning VolumeFull cbr", "Warning VolumeFull b"}},
 	}
 	for _, step := range steps {
@@ -87,8 +88,8 @@ func TestEventsTellTransitionsOnce(t *testing.T) {
 		t.Errorf("no note says %q:\n%s", want, strings.Join(events.notes, "\n"))
 	}
 	for _, note := range events.notes {
-		if len(note) > maxNote {
-			t.Errorf("a note has %d bytes; the API takes %d", len(note), maxNote)
+		if len(note) > notice.MaxBytes {
+			t.Errorf("a note has %d bytes; the API takes %d", len(note), notice.MaxBytes)
 		}
 	}
 

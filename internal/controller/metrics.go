@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 	"github.com/cbt-populator/cbt-populator/internal/version"
 )
 
@@ -82,7 +83,7 @@ func driverLabel(pod *corev1.Pod) string {
 
 // duration is the time from when the kubelet took a pod to the end of its container. A pod that never ran has none.
 func duration(pod *corev1.Pod) (took time.Duration, known bool) {
-	terminated := terminatedState(pod)
+	terminated := podstate.Terminated(pod)
 	if terminated == nil || terminated.FinishedAt.IsZero() || pod.Status.StartTime.IsZero() {
 		return 0, false
 	}
@@ -165,7 +166,7 @@ func (f *inFlight) Collect(metrics chan<- prometheus.Metric) {
 	defer f.mu.Unlock()
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		if finished(pod) {
+		if podstate.Ended(pod) {
 			continue
 		}
 		driver := driverLabel(pod)

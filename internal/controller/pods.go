@@ -11,16 +11,19 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
 
 // attempt is what a populator pod says about one attempt to populate a claim.
 type attempt struct {
 	pod *corev1.Pod
-	// finished is true once the pod has ended, or its populator has with a list.
+	// finished is true once nothing more is to be expected of the pod (podstate.Ended).
 	finished bool
-	// recorded is true for a finished pod whose result is in the status already.
+	// recorded is true for a finished pod whose result is in the status already, or is outdated.
 	recorded bool
+	// mark is what the reconciler has told the machinery on the pod.
+	mark string
 	// at is when a finished pod ended.
 	at time.Time
 	// result holds reason, message and figures of a finished pod. A pod that left none gets a reason of its own and no
@@ -28,6 +31,12 @@ type attempt struct {
 	result outcome.Result
 	// trouble says why an unfinished pod does not get anywhere; nil if it does.
 	trouble *snapshots.Problem
+}
+
+// about reports whether the attempt is to make the list with this fingerprint. One that was told to be outdated is about nothing any
+// more, also if its snapshots come back: the status has forgotten it.
+func (a *attempt) about(fingerprint string) bool {
+	return a.mark != v1alpha1.ResultOutdated && a.pod.Annotations[v1alpha1.AnnotationSource] == fingerprint
 }
 
 // succeeded reports whether the attempt left a complete list.
@@ -61,28 +70,12 @@ func attempts(pods []corev1.Pod, inStatus *v1alpha1.RecordedPod) []attempt {
 // name: how they end says nothing about these.
 func current(cbr *v1alpha1.ChangedBlockRange, status *v1alpha1.ChangedBlockRangeStatus, tries []attempt) []attempt {
 	asked := fingerprint(cbr, status)
-	return slices.DeleteFunc(slices.Clone(tries), func(a attempt) bool { return a.pod.Annotations[v1alpha1.AnnotationSource] != asked })
+	return slices.DeleteFunc(slices.Clone(tries), func(a attempt) bool { return !a.about(asked) })
 }
 
 // fingerprint is that of the list which a ChangedBlockRange asks for by this status.
 func fingerprint(cbr *v1alpha1.ChangedBlockRange, status *v1alpha1.ChangedBlockRangeStatus) string {
 	return (&v1alpha1.ChangedBlockRange{Spec: cbr.Spec, Status: *status}).ListFingerprint()
-}
-
-// finished reports whether nothing more is to be expected of a pod: it has ended, or its populator has written the list and
-// ended. In the latter case the phase of the pod follows a second or two later, when the kubelet has taken its sandbox down.
-func finished(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || wrote(pod)
-}
-
-// wrote reports whether the populator has committed its list and ended.
-func wrote(pod *corev1.Pod) bool {
-	terminated := terminatedState(pod)
-	if terminated == nil || terminated.ExitCode != 0 {
-		return false
-	}
-	result, err := outcome.Parse(terminated.Message)
-	return err == nil && result.Reason == outcome.Populated
 }
 
 func isPod(named *v1alpha1.RecordedPod, pod *corev1.Pod) bool {
@@ -91,14 +84,15 @@ func isPod(named *v1alpha1.RecordedPod, pod *corev1.Pod) bool {
 
 func readAttempt(pod *corev1.Pod) attempt {
 	a := attempt{pod: pod}
-	if !finished(pod) {
+	if !podstate.Ended(pod) {
 		a.trouble = troubleOf(pod)
 		return a
 	}
 	a.finished = true
-	a.recorded = pod.Annotations[v1alpha1.AnnotationResultRecorded] != ""
+	a.mark = pod.Annotations[v1alpha1.AnnotationResultRecorded]
+	a.recorded = a.mark != ""
 	a.at = pod.CreationTimestamp.Time
-	terminated := terminatedState(pod)
+	terminated := podstate.Terminated(pod)
 	if terminated != nil {
 		a.at = terminated.FinishedAt.Time
 	}
@@ -131,15 +125,6 @@ func readResult(pod *corev1.Pod, terminated *corev1.ContainerStateTerminated) ou
 		result.Message = withoutWord(result.Reason)
 	}
 	return result
-}
-
-func terminatedState(pod *corev1.Pod) *corev1.ContainerStateTerminated {
-	for i := range pod.Status.ContainerStatuses {
-		if status := &pod.Status.ContainerStatuses[i]; status.Name == v1alpha1.ContainerPopulate {
-			return status.State.Terminated
-		}
-	}
-	return nil
 }
 
 // withoutResult derives a reason for a pod that failed without leaving a result. None of these is terminal.

@@ -44,7 +44,12 @@ func TestReadAttempt(t *testing.T) {
 		says     string
 		terminal bool
 	}{
-		"running":            {func(*corev1.Pod) {}, false, "", "", false},
+		"running": {func(*corev1.Pod) {}, false, "", "", false},
+		"failed, and an injected container goes on": {func(p *corev1.Pod) {
+			ended(t, late, outcome.Result{Reason: outcome.StreamFailed, Message: "cut"})(p)
+			p.Status.Phase = corev1.PodRunning
+			p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: "injected", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+		}, true, v1alpha1.ReasonStreamFailed, "cut", false},
 		"being created":      {waitingFor("ContainerCreating", ""), false, "", "", false},
 		"image not found":    {waitingFor("ErrImagePull", "manifest unknown"), false, v1alpha1.ReasonImageUnavailable, "registry.test/populator of the populator pod cbt-populator/populate-a cannot be pulled: manifest unknown", false},
 		"image pull backoff": {waitingFor("ImagePullBackOff", ""), false, v1alpha1.ReasonImageUnavailable, "ImagePullBackOff", false},

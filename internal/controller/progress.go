@@ -21,6 +21,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 )
 
 const (
@@ -125,7 +126,7 @@ func (p *poller) round(ctx context.Context) []types.NamespacedName {
 
 // answers reports whether a pod can be asked.
 func answers(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" && pod.DeletionTimestamp.IsZero() && terminatedState(pod) == nil
+	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" && pod.DeletionTimestamp.IsZero() && podstate.Terminated(pod) == nil
 }
 
 // askAll returns what each pod says now, or said last if it does not answer.

@@ -79,7 +79,7 @@ func (r *reconciler) sync(ctx context.Context, cbr *v1alpha1.ChangedBlockRange) 
 		return 0, err
 	}
 	r.announce.aboutClaims(seen, claimEvents(seen, found, current(cbr, &after, tries), &after))
-	if err := r.ensureRecorded(ctx, tries, &after); err != nil {
+	if err := r.ensureRecorded(ctx, cbr, tries); err != nil {
 		return 0, err
 	}
 	if !hold {
@@ -150,30 +150,34 @@ func (r *reconciler) ensureStatus(ctx context.Context, cbr *v1alpha1.ChangedBloc
 	return nil
 }
 
-// ensureRecorded tells the machinery that the results of finished pods are in the status, and counts them. It insists on the
-// version that it read: so nothing is counted twice, and no other pod of the same name is taken for this one. A pod that went
-// before it could be annotated is not counted. Of one pod the status has said so already, by a write that insisted on its
-// version too.
-func (r *reconciler) ensureRecorded(ctx context.Context, tries []attempt, status *v1alpha1.ChangedBlockRangeStatus) error {
+// ensureRecorded tells the machinery that the results of finished pods are in the status, and counts them; or that they are outdated,
+// because the status names other snapshots, however they were recorded before. It insists on the version that it read: so nothing is
+// counted twice, and no other pod of the same name is taken for this one. A pod that went before it could be annotated is not
+// counted. Of one pod the status has said so already, by a write that insisted on its version too.
+func (r *reconciler) ensureRecorded(ctx context.Context, cbr *v1alpha1.ChangedBlockRange, tries []attempt) error {
+	asked := cbr.ListFingerprint()
 	for i := range tries {
-		a := &tries[i]
-		if !a.finished || a.recorded {
-			continue
+		a, mark := &tries[i], v1alpha1.ResultRecorded
+		if !a.about(asked) {
+			mark = v1alpha1.ResultOutdated
 		}
-		if isPod(status.RecordedPod, a.pod) {
-			r.count(a, status)
+		switch {
+		case !a.finished || a.mark == mark || (a.recorded && mark == v1alpha1.ResultRecorded):
+			continue
+		case mark == v1alpha1.ResultRecorded && isPod(cbr.Status.RecordedPod, a.pod):
+			r.count(a, &cbr.Status)
 			continue
 		}
 		pod := a.pod.DeepCopy()
 		if pod.Annotations == nil {
 			pod.Annotations = map[string]string{}
 		}
-		pod.Annotations[v1alpha1.AnnotationResultRecorded] = "true"
+		pod.Annotations[v1alpha1.AnnotationResultRecorded] = mark
 		err := r.client.Patch(ctx, pod, client.MergeFromWithOptions(a.pod, client.MergeFromWithOptimisticLock{}))
 		switch {
-		case err == nil:
-			r.count(a, status)
-		case !apierrors.IsNotFound(err):
+		case err == nil && !a.recorded:
+			r.count(a, &cbr.Status)
+		case client.IgnoreNotFound(err) != nil:
 			return fmt.Errorf("annotate populator pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
 	}

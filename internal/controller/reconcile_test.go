@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,8 +32,11 @@ func TestStatusComesFirst(t *testing.T) {
 			refuse := test.refuse
 			claim, pod := aClaim("a", isStarted), aPod("a", ended(t, late, outcome.Result{Reason: outcome.VolumeFull, Message: "m"}))
 			refersTo("cbr")(&claim)
+			resolved := aRange(func(c *v1alpha1.ChangedBlockRange) {
+				c.Status.Driver, c.Status.FromSnapshotHandle, c.Status.ToSnapshotHandle = "driver", "handle-from", "handle-to"
+			})
 			builder := indexedClient{fake.NewClientBuilder().WithScheme(testScheme()).
-				WithObjects(aRange(), &claim, &pod).WithStatusSubresource(&v1alpha1.ChangedBlockRange{}).
+				WithObjects(resolved, &claim, &pod).WithStatusSubresource(&v1alpha1.ChangedBlockRange{}).
 				WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
 					if refuse != nil {
 						return refuse
@@ -147,5 +152,57 @@ func TestFallbackIsToldHoweverOftenTheControllerDies(t *testing.T) {
 		if err := d.reconcile(); !errors.Is(err, errRefused) || !slices.Contains(d.events.take(), "Warning UsedAllocated a") {
 			t.Errorf("%v, and the claim was not told", err)
 		}
+	}
+}
+
+// TestReplacedSnapshotOutdatesLists: the machinery may see what is said of a pod before it sees the status, so a list of snapshots
+// that were replaced is told from one that is recorded, however it was recorded before. It stays outdated when they come back: by
+// then the status has forgotten it.
+func TestReplacedSnapshotOutdatesLists(t *testing.T) {
+	for name, test := range map[string]struct {
+		before func(*desk, *corev1.Pod)
+		counts bool
+	}{
+		"it has not ended before": {func(*desk, *corev1.Pod) {}, true},
+		"the status names it": {func(d *desk, pod *corev1.Pod) {
+			d.end(pod, threeBlocks())
+			d.wrote("the list", "range/status")
+			if !isPod(d.cbr().Status.RecordedPod, pod) {
+				d.Fatalf("the status does not name the pod: %+v", d.cbr().Status)
+			}
+		}, false},
+		"it is marked": {func(d *desk, pod *corev1.Pod) { d.update(pod, func() { isRecorded(pod) }); d.end(pod, threeBlocks()) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim, pod, to := aClaim("a", isStarted, refersTo("cbr")), aPod("a"), aSnapshot("to").Content
+			d := newDesk(t, &claim, &pod)
+			if err := d.reconcile(); err != nil {
+				t.Fatal(err)
+			}
+			test.before(d, &pod)
+			d.restart()
+			d.update(to, func() { to.Status.SnapshotHandle = ptr("another") })
+			d.update(&pod, func() {})
+			d.end(&pod, threeBlocks())
+			d.wrote("a snapshot is replaced", "range/status", "pod")
+			mark := func() string {
+				d.update(&pod, func() {})
+				return pod.Annotations[v1alpha1.AnnotationResultRecorded]
+			}
+			if got := mark(); got != v1alpha1.ResultOutdated {
+				t.Errorf("the pod is marked %q", got)
+			}
+			counted := testutil.CollectAndCount(d.metrics.populations)
+			if (counted == 1) != test.counts {
+				t.Errorf("%d populations are counted", counted)
+			}
+
+			d.update(to, func() { to.Status.SnapshotHandle = ptr("handle-to") })
+			d.wrote("it comes back", "range/status")
+			status := d.cbr().Status
+			if got := mark(); got != v1alpha1.ResultOutdated || status.State == v1alpha1.StateReady || status.EntryCount != nil || status.PopulatedClaims != 0 {
+				t.Errorf("the pod is marked %q, and the status says %+v", got, status)
+			}
+		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 	"github.com/cbt-populator/cbt-populator/internal/tracing"
 )
 
@@ -18,7 +19,7 @@ func claimUIDOf(pod *corev1.Pod) types.UID { return types.UID(pod.Labels[v1alpha
 // spans are what a pod that has ended took part in: being scheduled and started, and writing the list.
 func spans(a *attempt) []tracing.Span {
 	var started, ended time.Time
-	if t := terminatedState(a.pod); t != nil {
+	if t := podstate.Terminated(a.pod); t != nil {
 		started, ended = t.StartedAt.Time, t.FinishedAt.Time
 	}
 	// A retried claim has several pods of one name; the times of their creation differ.

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 	"github.com/cbt-populator/cbt-populator/internal/reference"
 	"github.com/cbt-populator/cbt-populator/internal/snapshots"
 )
@@ -252,7 +253,7 @@ func podFacts(p *corev1.Pod) any {
 		Version string
 	}
 	f := facts{Status: p.Status, Annotations: p.Annotations}
-	if finished(p) && p.Annotations[v1alpha1.AnnotationResultRecorded] == "" {
+	if podstate.Ended(p) && p.Annotations[v1alpha1.AnnotationResultRecorded] == "" {
 		f.Version = p.ResourceVersion
 	}
 	return f

@@ -40,6 +40,9 @@ const annotationApplied = "kubectl.kubernetes.io/last-applied-configuration"
 // slimClaim returns the function that drops what no one reads of a claim before the cache keeps it. The library and the
 // reconciler watch the claims of the whole cluster; of most of them it only matters that they are not ours. A claim never
 // becomes ours later, because its dataSourceRef cannot be changed.
+//
+// A reference to the namespace "" is one to the claim's own, for the API server and for us. The library takes it for one to another
+// namespace, of which it finds no ReferenceGrants, so it is not shown that there is anything.
 func slimClaim(populatorNamespace string) toolscache.TransformFunc {
 	return func(o any) (any, error) {
 		claim, ok := o.(*corev1.PersistentVolumeClaim)
@@ -49,6 +52,9 @@ func slimClaim(populatorNamespace string) toolscache.TransformFunc {
 		claim.ManagedFields = nil
 		delete(claim.Annotations, annotationApplied)
 		ref := claim.Spec.DataSourceRef
+		if ref != nil && ref.Namespace != nil && *ref.Namespace == "" {
+			ref.Namespace = nil
+		}
 		if claim.Namespace == populatorNamespace || hasFinalizer(claim) || (ref != nil && ref.APIGroup != nil && *ref.APIGroup == v1alpha1.GroupName) {
 			return claim, nil
 		}

@@ -15,6 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/notice"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 	"github.com/cbt-populator/cbt-populator/internal/reference"
 	"github.com/cbt-populator/cbt-populator/internal/tracing"
 )
@@ -62,14 +64,14 @@ func (e *events) began(claim types.UID, pod *corev1.Pod, now time.Time) {
 // populating tells that a pod writes the claim's list, once it has done so for a while or failed. It returns how long until then;
 // 0: it was told, or there is no need to any more. A restart of the controller may repeat it.
 func (e *events) populating(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, now time.Time) time.Duration {
-	ended := finished(pod) || terminated(pod) != nil
+	ended := podstate.Ended(pod) || podstate.Terminated(pod) != nil
 	e.mu.Lock()
 	b, known := e.begun[claim.UID]
 	if !known || b.pod != pod.UID {
 		b = beginning{pod: pod.UID, since: now, told: ended}
 	}
 	left := b.since.Add(populatingAfter).Sub(now)
-	tell := !b.told && !wrote(pod) && (ended || left <= 0)
+	tell := !b.told && !podstate.Wrote(pod) && (ended || left <= 0)
 	b.told = b.told || tell
 	e.begun[claim.UID] = b
 	e.mu.Unlock()
@@ -127,7 +129,7 @@ func (e *events) warnOnce(claim *corev1.PersistentVolumeClaim, reason, same, not
 	e.warned[claim.UID] = reason + same
 	e.mu.Unlock()
 	if !repeated {
-		e.recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, actionPopulate, "%s", note)
+		e.recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, actionPopulate, "%s", notice.Note(note))
 	}
 }
 
@@ -157,18 +159,26 @@ func shownSource(claim *corev1.PersistentVolumeClaim) string {
 }
 
 // libraryRecorder is the recorder that the library gets. The library tells about every retry, about waiting, and, each time
-// it looks at a claim that was filled long ago, that it has finished. Only one thing it tells is news: that no prime claim can
-// be made.
+// it looks at a claim that was filled long ago, that it has finished. Only one thing it tells is news for people: that no prime claim
+// can be made. That it finds no ChangedBlockRange is news for us.
 type libraryRecorder struct {
 	events   *events
 	refused  *refusals
 	settling *settling
+	// later adds a claim to its queue after a while.
+	later func(claim *corev1.PersistentVolumeClaim, after time.Duration)
 }
 
 var _ record.EventRecorder = libraryRecorder{}
 
-// libraryReasonPrime is the library's reason for a prime claim that could not be created.
-const libraryReasonPrime = "PopulatorPVCPrimeCreationError"
+const (
+	// libraryReasonPrime is the library's reason for a prime claim that could not be created.
+	libraryReasonPrime = "PopulatorPVCPrimeCreationError"
+	// libraryReasonNoSource is the library's reason for a ChangedBlockRange that it does not find.
+	libraryReasonNoSource = "PopulatorDataSourceNotFound"
+	// lookAgainAfter is how long the library is given to see a ChangedBlockRange.
+	lookAgainAfter = time.Second
+)
 
 // Event implements record.EventRecorder.
 func (libraryRecorder) Event(runtime.Object, string, string, string) {}
@@ -176,6 +186,12 @@ func (libraryRecorder) Event(runtime.Object, string, string, string) {}
 // Eventf implements record.EventRecorder.
 func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args ...any) {
 	claim, ok := object.(*corev1.PersistentVolumeClaim)
+	if ok && reason == libraryReasonNoSource {
+		// The gate has seen it, or the library would not have been handed the claim, and each has a watch of its own. The library
+		// forgets the claim now, and if the reference is to another namespace, it waits for a ChangedBlockRange of the claim's. The
+		// gate is asked again before the claim is handed out.
+		r.later(claim, lookAgainAfter)
+	}
 	if !ok || reason != libraryReasonPrime || len(args) == 0 {
 		return
 	}
@@ -184,7 +200,7 @@ func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args
 	if !ok || apierrors.IsAlreadyExists(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) {
 		return
 	}
-	if apierrors.IsForbidden(err) {
+	if refusal(err) {
 		// The library waits in its own way; a change wakes the claim sooner.
 		r.refused.add(claim, 0)
 	}

@@ -7,10 +7,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
+	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
 // TestReleasedBeforePrimeIsLost has a volume controller that never notices that the prime claim lost its volume.
@@ -84,4 +87,48 @@ func TestHandedOver(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestListIsNotHandedOverByAnOldStatus: a snapshot was replaced, and the mark on the pod, which follows from that, is in the cache
+// sooner than the status. An older controller marks such a pod like any other.
+func TestListIsNotHandedOverByAnOldStatus(t *testing.T) {
+	for name, replace := range map[string]func(*v1alpha1.ChangedBlockRange){
+		"another snapshot":          func(cbr *v1alpha1.ChangedBlockRange) { cbr.Status.ToSnapshotHandle = "another" },
+		"another ChangedBlockRange": func(cbr *v1alpha1.ChangedBlockRange) { cbr.UID = "another" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil, interceptor.Funcs{}, endedPod(t, corev1.PodSucceeded, outcome.Populated))
+			complete := func() bool {
+				t.Helper()
+				complete, err := b.complete(context.Background(), b.target.claim, b.target.prime)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return complete
+			}
+			if !complete() {
+				t.Fatal("the list is not handed over, whatever the API server says")
+			}
+			newer := sampleSource().cbr
+			replace(newer)
+			b.live = newerRange{Reader: b.live, cbr: newer}
+			if complete() {
+				t.Error("the list is handed over although the API server knows that it is of what was replaced")
+			}
+		})
+	}
+}
+
+// newerRange reads a ChangedBlockRange that the cache does not have yet.
+type newerRange struct {
+	client.Reader
+	cbr *v1alpha1.ChangedBlockRange
+}
+
+func (r newerRange) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	if cbr, ok := o.(*v1alpha1.ChangedBlockRange); ok {
+		r.cbr.DeepCopyInto(cbr)
+		return nil
+	}
+	return r.Reader.Get(ctx, key, o, opts...)
 }

@@ -74,10 +74,14 @@ func letGoOnce(ctx context.Context, c client.Client, populatorNamespace string) 
 		}
 	}
 	for i := range pods.Items {
-		found(&pods.Items[i], func() error { return dropObject(ctx, c, &pods.Items[i]) })
+		if pod := &pods.Items[i]; temporaryOf(pod) != "" {
+			found(pod, func() error { return dropObject(ctx, c, pod) })
+		}
 	}
 	for i := range primes.Items {
-		found(&primes.Items[i], func() error { return dropObject(ctx, c, &primes.Items[i]) })
+		if prime := &primes.Items[i]; temporaryOf(prime) != "" {
+			found(prime, func() error { return dropObject(ctx, c, prime) })
+		}
 	}
 	return left, errors.Join(errs...)
 }

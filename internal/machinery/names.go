@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 )
@@ -47,6 +48,16 @@ func claimUIDFromName(name string) types.UID {
 		}
 	}
 	return ""
+}
+
+// temporaryOf returns the UID of the claim that an object of the populator namespace serves to fill; "" if it is not ours. The namespace
+// may be shared and the label of the component is anybody's, so name and label must tell of the same claim.
+func temporaryOf(o client.Object) types.UID {
+	uid := claimUIDFromName(o.GetName())
+	if o.GetLabels()[v1alpha1.LabelClaimUID] != string(uid) {
+		return ""
+	}
+	return uid
 }
 
 // claimKey is the library's key of a claim.

@@ -36,7 +36,7 @@ type filler struct {
 	cfg *Config
 	// client reads from the manager's cache and writes without the library's limit of 5 requests/s.
 	client client.Client
-	// live reads from the API server: volumes, of which no cache is kept.
+	// live reads from the API server: volumes, of which no cache is kept, and what a volume is handed over by.
 	live     client.Reader
 	slots    *slots
 	starts   *starts
@@ -107,7 +107,7 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 		// The kubelet retries a mount of an unbound claim only after 13 s. The claim's own watch wakes us.
 		return f.wait(ctx, claim, "the prime claim to be bound", 0)
 	}
-	source, want, err := f.source(ctx, claim, prime)
+	source, want, err := f.source(ctx, f.client, claim, prime)
 	if err != nil {
 		return err
 	}
@@ -136,15 +136,15 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
-// source looks up what the claim is filled from. Its service is nil while no pod can be built.
-func (f *filler) source(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim) (podSource, wanted, error) {
+// source looks up what the claim is filled from; ranges has its ChangedBlockRange. Its service is nil while no pod can be built.
+func (f *filler) source(ctx context.Context, ranges client.Reader, claim, prime *corev1.PersistentVolumeClaim) (podSource, wanted, error) {
 	want := wanted{primeUID: string(prime.UID)}
 	name, ok := reference.Of(claim)
 	if !ok {
 		return podSource{}, want, fmt.Errorf("claim %s: it names no ChangedBlockRange", nameOf(claim))
 	}
 	var cbr v1alpha1.ChangedBlockRange
-	if err := f.client.Get(ctx, name, &cbr); err != nil {
+	if err := ranges.Get(ctx, name, &cbr); err != nil {
 		if apierrors.IsNotFound(err) {
 			return podSource{}, want, f.wait(ctx, claim, "the ChangedBlockRange", 0)
 		}
@@ -170,6 +170,10 @@ func (f *filler) source(ctx context.Context, claim, prime *corev1.PersistentVolu
 }
 
 // complete reports whether the volume holds the whole list, its figures are recorded, and the volume may be handed over.
+//
+// That cannot be undone, so the ChangedBlockRange is read from the API server. The reconciler marks a pod after it has written the
+// status, but the cache may have the mark first, and by the status before it the list of a snapshot that was replaced would be the
+// one that is wanted.
 func (f *filler) complete(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim) (bool, error) {
 	holder, err := f.volumeHolder(ctx, prime)
 	if err != nil {
@@ -189,7 +193,7 @@ func (f *filler) complete(ctx context.Context, claim, prime *corev1.PersistentVo
 	if err != nil {
 		return false, err
 	}
-	_, want, err := f.source(ctx, claim, prime)
+	_, want, err := f.source(ctx, f.live, claim, prime)
 	if err != nil && !errors.Is(err, errWaiting) {
 		return false, err
 	}

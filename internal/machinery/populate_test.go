@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	corev1 "k8s.io/api/core/v1"
@@ -109,42 +110,6 @@ func TestPopulateCreatesOnePod(t *testing.T) {
 	}
 	if want := []time.Duration{safetyNet, populatingAfter, populatingAfter}; !slices.Equal(b.waits, want) {
 		t.Errorf("announced waits %v, want %v", b.waits, want)
-	}
-}
-
-// TestUnschedulablePodYields its slot, but only to somebody, and not at once.
-func TestUnschedulablePodYields(t *testing.T) {
-	for name, test := range map[string]struct {
-		since     time.Duration
-		contended bool
-		wait      time.Duration
-		gone      bool
-	}{
-		"a moment ago, others wait": {10 * time.Second, true, 50 * time.Second, false},
-		"long ago, nobody waits":    {time.Hour, false, time.Minute, false},
-		"long ago, others wait":     {time.Minute, true, 0, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			pod := populatorPod(sampleConfig(), sampleSource(), sampleTarget())
-			pod.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
-				Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable,
-				LastTransitionTime: metav1.NewTime(noon.Add(-test.since)),
-			}}}
-			b := newBench(t, nil, interceptor.Funcs{}, pod)
-			b.slots.observe(pod)
-			if test.contended {
-				b.slots.acquire(slot{pod: "other", driver: sampleDriver})
-			}
-			if v := b.yield(pod, verdict{}); v.wait != test.wait {
-				t.Errorf("it waits for %v, want %v", v.wait, test.wait)
-			}
-			if err := b.populateOnce(); !errors.Is(err, errWaiting) {
-				t.Fatalf("populate: %v, want waiting", err)
-			}
-			if left := b.currentPod(t); (left == nil) != test.gone {
-				t.Errorf("the pod is %v; gone: want %v", left, test.gone)
-			}
-		})
 	}
 }
 
@@ -355,44 +320,44 @@ func TestLostVolumeStartsAgain(t *testing.T) {
 	}
 }
 
+// TestRejectedPodIsToldOnce, whoever rejects it. An admission webhook that denies without a code has the API server answer 400, with
+// no reason.
 func TestRejectedPodIsToldOnce(t *testing.T) {
-	refuse := interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-		if _, ok := o.(*corev1.Pod); ok {
-			return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, o.GetName(), errors.New("exceeded quota: small"))
-		}
-		return c.Create(ctx, o, opts...)
-	}}
-	b := newBench(t, nil, refuse)
-	for range 3 {
-		if err := b.populateOnce(); !errors.Is(err, errWaiting) {
-			t.Fatalf("populate: %v, want waiting", err)
-		}
+	webhook := func(message string) error {
+		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 400, Message: `admission webhook "w" denied the request: ` + message}}
 	}
-	if len(b.events.notes) != 1 || !strings.Contains(b.events.notes[0], "exceeded quota: small") {
-		t.Errorf("events %v, want one with the quota's name", b.events.notes)
-	}
-	if b.waits[0] != defaultRejectedWait {
-		t.Errorf("waits %v, want %v", b.waits[0], defaultRejectedWait)
-	}
-	if len(b.slots.held) != 0 {
-		t.Errorf("slots %v are held without a pod", b.slots.held)
-	}
-}
-
-func TestLibraryRecorderIsQuiet(t *testing.T) {
-	log := &eventLog{}
-	noonClock := testclock.NewFakePassiveClock(noon)
-	r := libraryRecorder{events: newEvents(log, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock)}
-	claim := sampleTarget().claim
-	quota := apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota"))
-	exists := apierrors.NewAlreadyExists(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime")
-	for range 3 {
-		r.Eventf(claim, corev1.EventTypeNormal, "PopulatorFinished", "Populator finished")
-		r.Eventf(claim, corev1.EventTypeWarning, "PopulateOperationStartError", "Failed to start populate operation: %s", errWaiting)
-		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", exists)
-		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", quota)
-	}
-	if len(log.notes) != 1 || !strings.Contains(log.notes[0], "exceeded quota") {
-		t.Errorf("events %v, want one about the quota", log.notes)
+	for name, refusal := range map[string]error{
+		"quota":                         apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "p", errors.New("exceeded quota: small")),
+		"webhook":                       webhook("exceeded quota: small"),
+		"webhook that has much to say":  webhook("exceeded quota: small" + strings.Repeat(", and ünother one", 100)),
+		"policy that finds it invalid":  apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "exceeded quota: small", nil),
+		"webhook that calls it invalid": apierrors.NewBadRequest("exceeded quota: small"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil, interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+				if _, ok := o.(*corev1.Pod); ok {
+					return refusal
+				}
+				return c.Create(ctx, o, opts...)
+			}})
+			for range 3 {
+				if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+					t.Fatalf("populate: %v, want waiting", err)
+				}
+			}
+			if len(b.events.notes) != 1 || !strings.Contains(b.events.notes[0], "exceeded quota: small") {
+				t.Fatalf("events %v, want one with the quota's name", b.events.notes)
+			}
+			// The API server takes no longer note, and none that is not UTF-8.
+			if note := strings.TrimPrefix(b.events.notes[0], "PopulatorRejected: "); len(note) > 1024 || !utf8.ValidString(note) {
+				t.Errorf("a note of %d bytes: %s", len(note), note)
+			}
+			if b.waits[0] != defaultRejectedWait {
+				t.Errorf("waits %v, want %v", b.waits[0], defaultRejectedWait)
+			}
+			if len(b.slots.held) != 0 {
+				t.Errorf("slots %v are held without a pod", b.slots.held)
+			}
+		})
 	}
 }

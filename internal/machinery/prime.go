@@ -7,6 +7,7 @@ import (
 
 	populator "github.com/kubernetes-csi/lib-volume-populator/v3/populator-machinery"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -40,10 +41,14 @@ func primeMutator(cfg *Config, cache client.Reader, settling *settling) populato
 	}
 }
 
-// markPrime adds labels and annotations to prime. Everything else stays as the library copied it from the claim. The node that
-// the scheduler chose is noted once more, because the provisioner drops its annotation to ask for another one.
+// markPrime adds labels and annotations to prime. The node that the scheduler chose is noted once more, because the provisioner drops
+// its annotation to ask for another one. The VolumeAttributesClass is the one field of the claim that the library does not copy although
+// it matters: a claim binds only to a volume of its class. Everything else stays as the library copied it.
 func markPrime(cfg *Config, prime, claim *corev1.PersistentVolumeClaim) *corev1.PersistentVolumeClaim {
 	prime = prime.DeepCopy()
+	if class := claim.Spec.VolumeAttributesClassName; class != nil {
+		prime.Spec.VolumeAttributesClassName = ptr.To(*class)
+	}
 	if prime.Labels == nil {
 		prime.Labels = map[string]string{}
 	}

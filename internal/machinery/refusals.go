@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,6 +55,12 @@ func (r *refusals) take() []types.NamespacedName {
 	names := slices.Collect(maps.Values(r.claims))
 	clear(r.claims)
 	return names
+}
+
+// refusal reports whether the API server will not have an object as it is: because of its own rules, or a policy, or an admission
+// webhook. One that denies without a code has it answer 400, and give no reason.
+func refusal(err error) bool {
+	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
 }
 
 // permits reports whether a change of a quota, a limit range or the populator namespace may let through what was refused

@@ -52,7 +52,7 @@ func (r *releaser) setup(mgr ctrl.Manager) error {
 	}
 	err := ctrl.NewControllerManagedBy(mgr).Named("release").
 		Watches(&corev1.PersistentVolumeClaim{}, toUID(r.uidOfClaim)).
-		Watches(&corev1.Pod{}, toUID(r.uidOfTemporary)).
+		Watches(&corev1.Pod{}, toUID(temporaryOf)).
 		Watches(&v1alpha1.ChangedBlockRange{}, handler.EnqueueRequestsFromMapFunc(r.claimsOfRange), builder.WithPredicates(ending())).
 		WatchesRawSource(r.references.Source(r.foreignClaims)).
 		Complete(r)
@@ -70,21 +70,12 @@ func (r *releaser) uidOfClaim(o client.Object) types.UID {
 		return ""
 	}
 	if claim.Namespace == r.namespace {
-		return r.uidOfTemporary(o)
+		return temporaryOf(o)
 	}
 	if _, ours := reference.Of(claim); ours || hasFinalizer(claim) {
 		return claim.UID
 	}
 	return ""
-}
-
-// uidOfTemporary returns the UID of the claim that a temporary object belongs to, if its labels say that it is ours.
-func (r *releaser) uidOfTemporary(o client.Object) types.UID {
-	uid := claimUIDFromName(o.GetName())
-	if uid == "" || o.GetLabels()[v1alpha1.LabelClaimUID] != string(uid) {
-		return ""
-	}
-	return uid
 }
 
 // Reconcile implements reconcile.Reconciler for UIDs of claims.

@@ -87,7 +87,11 @@ func TestMarkPrime(t *testing.T) {
 	cfg.PrimeLabels = map[string]string{"team": "storage"}
 	cfg.PrimeAnnotations = map[string]string{"note": "hello", annotationSelectedNode: "elsewhere"}
 	target.prime.Annotations = map[string]string{annotationSelectedNode: "node-1"}
+	target.claim.Spec.VolumeAttributesClassName = ptr.To("fast")
 	prime := markPrime(cfg, target.prime, target.claim)
+	if class := prime.Spec.VolumeAttributesClassName; class == nil || *class != "fast" {
+		t.Errorf("its VolumeAttributesClass is %v, so the claim never binds to the filled volume", class)
+	}
 	for key, want := range map[string]string{"note": "hello", annotationSelectedNode: "node-1", annotationNode: "node-1"} {
 		if got := prime.Annotations[key]; got != want {
 			t.Errorf("annotation %s is %q, want %q", key, got, want)

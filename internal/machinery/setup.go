@@ -70,7 +70,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 			connection: connection,
 			functions:  fill.functions(),
 			mutators:   primeMutator(&cfg, mgr.GetCache(), settling),
-			recorder:   libraryRecorder{events: fill.events, refused: fill.refused, settling: settling},
+			recorder:   libraryRecorder{events: fill.events, refused: fill.refused, settling: settling, later: queues.addAfter},
 			metrics:    metrics,
 		},
 		watchKeys: waker.start,

@@ -1,6 +1,7 @@
 package machinery
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 )
 
 // offerFor is how long a slot is kept for a claim that was woken for it. The library may never look for one: the node that the
@@ -44,7 +46,12 @@ type slot struct {
 	streams int
 	// offer is the number of an offer that the claim has not taken yet; 0: it asked and has the slot.
 	offer int
+	// going is until when the pod is taken for one that gives its slot up; zero: it does not.
+	going time.Time
 }
+
+// goingFor is how long it is believed of a pod that it will be gone: longer than it takes, unless its node is lost.
+const goingFor = time.Minute
 
 func newSlots(total, perDriver int, wake func(types.NamespacedName)) *slots {
 	return &slots{
@@ -87,17 +94,41 @@ func (s *slots) withdraw(offered slot) {
 	s.offerAll(granted, "")
 }
 
-// contended reports whether a claim waits that could have the slot of pod.
-func (s *slots) contended(pod string) bool {
+// contended reports whether a claim waits that could have the slot of pod, and for which no other pod goes. It takes note that
+// this one does then; the next change of the pod withdraws that, unless it is being deleted.
+func (s *slots) contended(pod string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	own, ok := s.held[pod]
 	if !ok {
 		return false
 	}
-	delete(s.held, pod)
-	defer func() { s.held[pod] = own }()
-	return slices.ContainsFunc(s.waiting, s.fits)
+	staying := maps.Clone(s.held)
+	maps.DeleteFunc(staying, func(name string, h slot) bool { return name != pod && h.going.After(now) })
+	without := s.served(staying)
+	delete(staying, pod)
+	if s.served(staying) == without {
+		return false
+	}
+	own.going = now.Add(goingFor)
+	s.held[pod] = own
+	return true
+}
+
+// served returns how many of those that wait would have a slot if only these were held. The caller holds mu.
+func (s *slots) served(held map[string]slot) int {
+	left, ofDriver := s.total-len(held), map[string]int{}
+	for _, h := range held {
+		ofDriver[h.driver]++
+	}
+	n := 0
+	for _, w := range s.waiting {
+		if n < left && ofDriver[w.driver] < s.perDriver {
+			ofDriver[w.driver]++
+			n++
+		}
+	}
+	return n
 }
 
 // release gives the slot of a pod back, if it has one, or takes its claim off the list of those that wait.
@@ -113,14 +144,18 @@ func (s *slots) release(pod string) {
 // observe takes note of a pod: one that runs holds a slot, also when another process created it. One whose populator has ended
 // does not: it asks the driver nothing more, however long the kubelet takes until it says that the pod has finished.
 func (s *slots) observe(pod *corev1.Pod) {
-	if finished(pod) || terminated(pod) != nil {
+	if podstate.Ended(pod) || podstate.Terminated(pod) != nil {
 		s.release(pod.Name)
 		return
 	}
 	claim, _ := claimOf(pod.Annotations)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held[pod.Name] = slot{pod: pod.Name, claim: claim, driver: pod.Annotations[v1alpha1.AnnotationDriver], streams: streamsOf(pod)}
+	seen := slot{pod: pod.Name, claim: claim, driver: pod.Annotations[v1alpha1.AnnotationDriver], streams: streamsOf(pod)}
+	if pod.DeletionTimestamp != nil {
+		seen.going = pod.DeletionTimestamp.Add(goingFor)
+	}
+	s.held[pod.Name] = seen
 }
 
 // share returns how many streams a pod that holds a slot may read at once: what the others of its driver leave of
@@ -213,9 +248,4 @@ func (s *slots) offerAll(granted []slot, pod string) {
 			s.wake(g.claim)
 		}
 	}
-}
-
-// finished reports whether pod will never run again.
-func finished(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }

@@ -128,11 +128,11 @@ func TestContended(t *testing.T) {
 	s, _ := newTestSlots(2, 1)
 	s.acquire(want("ns", "a", "d"))
 	s.acquire(want("ns", "b", "other"))
-	if s.contended("ns-a") || s.contended("ns-x") {
+	if s.contended("ns-a", noon) || s.contended("ns-x", noon) {
 		t.Error("nobody waits")
 	}
 	s.acquire(want("ns", "c", "d"))
-	if !s.contended("ns-a") || s.contended("ns-b") {
+	if !s.contended("ns-a", noon) || s.contended("ns-b", noon) {
 		t.Error("c waits for a's slot, and could not have b's")
 	}
 	if len(s.held) != 2 {

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 )
 
 // start creates the populator pod of a claim that has none. It returns nil only if none is needed because the volume was
@@ -62,7 +63,7 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	case apierrors.IsAlreadyExists(err):
 		// The cache lags behind; its event wakes the claim.
 		return true, f.wait(ctx, target.claim, "the populator pod", 0)
-	case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
+	case refusal(err):
 		wait := f.refused.add(target.claim, f.cfg.rejectedWait)
 		f.events.refused(target.claim, "PopulatorRejected", err,
 			"The cluster refused the populator pod in namespace %s; it is tried again when quotas, limits or labels of that namespace change, and every %v: %v",
@@ -78,37 +79,53 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	return true, f.wait(ctx, target.claim, "the populator pod", 0)
 }
 
-// yieldAfter is how long a pod that no node takes keeps its slot from a claim that waits for one.
-const yieldAfter = time.Minute
+const (
+	// yieldAfter is how long a pod that no node takes keeps its slot from a claim that waits for one.
+	yieldAfter = time.Minute
+	// yieldStartingAfter is the same for a pod that has a node and does not start: its volume cannot be attached or mounted, its image
+	// not be pulled, its sandbox not be made. Another pod would begin all that anew, so it is longer than what passes by itself takes:
+	// Kubernetes takes a volume from a node that was lost after 6 minutes, and kubelet and attacher try again every 2 to 5. A
+	// Deployment gives its pods as long before it calls that a failure.
+	yieldStartingAfter = 10 * time.Minute
+)
 
-// yield has a pod give its slot up to a claim that waits, if no node takes it: who can make pods that fit nowhere must not keep
-// everybody else from being served. It lines up again behind those that wait.
+// yield has a pod give its slot up to a claim that waits, if no node takes it, or it does not start there: who can make pods that
+// never run must not keep everybody else from being served. It lines up again behind those that wait.
 func (f *filler) yield(pod *corev1.Pod, v verdict) verdict {
-	since := unschedulableSince(pod)
+	since, patience := notStarted(pod)
 	if v.action != actionWait || pod.DeletionTimestamp != nil || since.IsZero() {
 		return v
 	}
-	if left := since.Add(yieldAfter).Sub(f.clock.Now()); left > 0 {
+	now := f.clock.Now()
+	if left := since.Add(patience).Sub(now); left > 0 {
 		v.wait = sooner(v.wait, left)
 		return v
 	}
-	if f.slots.contended(pod.Name) {
-		return verdict{action: actionReplace, why: "no node takes it, and another claim waits for its turn"}
+	if f.slots.contended(pod.Name, now) {
+		return verdict{action: actionReplace, why: "it does not start, and another claim waits for its turn"}
 	}
 	// Whoever begins to wait does not wake this claim.
 	v.wait = sooner(v.wait, yieldAfter)
 	return v
 }
 
-// unschedulableSince returns since when no node takes a pod; zero if one has, or the scheduler has not looked yet.
-func unschedulableSince(pod *corev1.Pod) time.Time {
+// notStarted returns since when no node takes a pod, or since when it has one and does not start there, and how long it keeps its slot
+// all the same; zero if it has started, or the scheduler has not looked yet.
+func notStarted(pod *corev1.Pod) (since time.Time, patience time.Duration) {
+	if podstate.Ended(pod) || podstate.Started(pod) {
+		return time.Time{}, 0
+	}
 	for i := range pod.Status.Conditions {
 		c := &pod.Status.Conditions[i]
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
-			return c.LastTransitionTime.Time
+		switch {
+		case c.Type != corev1.PodScheduled:
+		case c.Status == corev1.ConditionTrue:
+			return c.LastTransitionTime.Time, yieldStartingAfter
+		case c.Reason == corev1.PodReasonUnschedulable:
+			return c.LastTransitionTime.Time, yieldAfter
 		}
 	}
-	return time.Time{}
+	return time.Time{}, 0
 }
 
 // replace deletes a pod; the next sync creates another one once it is gone.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 )
 
 // action is what is to be done about a populator pod.
@@ -66,7 +67,12 @@ func (w wanted) recorded(pod *corev1.Pod) bool {
 
 // annotated reports whether the reconciler has marked the pod as one whose result it has written down.
 func annotated(pod *corev1.Pod) bool {
-	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == "true"
+	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == v1alpha1.ResultRecorded
+}
+
+// outdated reports whether the reconciler has marked the pod as one whose snapshots were replaced by others.
+func outdated(pod *corev1.Pod) bool {
+	return pod.Annotations[v1alpha1.AnnotationResultRecorded] == v1alpha1.ResultOutdated
 }
 
 // rechecked are the terminal failures whose cause may go away where no watch of ours reaches: permissions and the state
@@ -81,8 +87,8 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 	sameRange := pod.Labels[v1alpha1.LabelChangedBlockRangeUID] == want.sourceUID
 	// The result of a pod counts only once it is recorded, and the pod stays until then. Nobody records the result of a
 	// pod whose ChangedBlockRange is gone.
-	ended := finished(pod) || wrote(pod)
-	if ended && sameRange && !want.recorded(pod) {
+	ended := podstate.Ended(pod)
+	if ended && sameRange && !outdated(pod) && !want.recorded(pod) {
 		return verdict{action: actionWait, why: "the populator's result is not recorded yet"}
 	}
 	switch {
@@ -90,14 +96,15 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 		return verdict{action: actionReplace, why: "the ChangedBlockRange was replaced by another one", fresh: true}
 	case pod.Annotations[annotationPrimeUID] != want.primeUID:
 		return verdict{action: actionReplace, why: "the pod's volume was replaced by another one", fresh: true}
-	case pod.Annotations[v1alpha1.AnnotationSource] != want.source:
+	case outdated(pod) || pod.Annotations[v1alpha1.AnnotationSource] != want.source:
+		// The mark may be in the cache sooner than the status that it follows from.
 		return verdict{action: actionReplace, why: "the snapshots were resolved differently", fresh: true}
-	case !ended && !started(pod) && want.setting != "" && pod.Annotations[annotationSetting] != want.setting:
+	case !ended && !podstate.Started(pod) && want.setting != "" && pod.Annotations[annotationSetting] != want.setting:
 		// It may be what keeps it from starting: an image that nobody has, a node selector that no node meets. One that runs may end.
 		return verdict{action: actionReplace, why: "the metadata service or the populator was changed before it started", fresh: true}
 	case !ended:
 		return verdict{action: actionWait, why: "the populator pod runs"}
-	case wrote(pod):
+	case podstate.Wrote(pod):
 		return verdict{action: actionComplete, why: "the list is written"}
 	}
 	failed := failureOf(pod)
@@ -163,7 +170,7 @@ func attemptOf(pod *corev1.Pod) int {
 
 // podResult reads the result that the populator left.
 func podResult(pod *corev1.Pod) (outcome.Result, error) {
-	t := terminated(pod)
+	t := podstate.Terminated(pod)
 	if t == nil {
 		return outcome.Result{}, fmt.Errorf("pod %s: its container did not end by itself", pod.Name)
 	}
@@ -174,40 +181,9 @@ func podResult(pod *corev1.Pod) (outcome.Result, error) {
 	return result, nil
 }
 
-// wrote reports whether the populator has committed its list and ended. The phase of the pod says so a second or two later, when the
-// kubelet has taken its sandbox down, or never, where somebody injects containers that stay. A pod that is evicted in that time
-// has written its list all the same.
-func wrote(pod *corev1.Pod) bool {
-	if t := terminated(pod); t == nil || t.ExitCode != 0 {
-		return false
-	}
-	result, err := podResult(pod)
-	return err == nil && result.Reason == outcome.Populated
-}
-
-func terminated(pod *corev1.Pod) *corev1.ContainerStateTerminated {
-	return populatorState(pod).Terminated
-}
-
-// started reports whether the populator has begun to run, as far as the kubelet has told.
-func started(pod *corev1.Pod) bool {
-	state := populatorState(pod)
-	return pod.Status.Phase == corev1.PodRunning || state.Running != nil || state.Terminated != nil
-}
-
-// populatorState returns the state of the populator's container; empty while the kubelet has not told one.
-func populatorState(pod *corev1.Pod) corev1.ContainerState {
-	for i := range pod.Status.ContainerStatuses {
-		if s := &pod.Status.ContainerStatuses[i]; s.Name == v1alpha1.ContainerPopulate {
-			return s.State
-		}
-	}
-	return corev1.ContainerState{}
-}
-
 // finishedAt returns when the pod ended; for one that never started (evicted, rejected by its node), when it was created.
 func finishedAt(pod *corev1.Pod) time.Time {
-	if t := terminated(pod); t != nil && !t.FinishedAt.IsZero() {
+	if t := podstate.Terminated(pod); t != nil && !t.FinishedAt.IsZero() {
 		return t.FinishedAt.Time
 	}
 	return pod.CreationTimestamp.Time

@@ -63,6 +63,9 @@ func judgeCases() []judgeCase {
 	same := change(func(*corev1.Pod, *wanted) {})
 	unrecorded := change(func(p *corev1.Pod, _ *wanted) { delete(p.Annotations, v1alpha1.AnnotationResultRecorded) })
 	inStatus := change(func(p *corev1.Pod, w *wanted) { p.UID, w.recordedPod = "uid-pod", "uid-pod" })
+	outdated := change(func(p *corev1.Pod, _ *wanted) {
+		p.Annotations[v1alpha1.AnnotationResultRecorded] = v1alpha1.ResultOutdated
+	})
 	otherInStatus := change(func(p *corev1.Pod, w *wanted) { p.UID, w.recordedPod = "uid-pod", "uid-pod-before" })
 	running := change(func(p *corev1.Pod, _ *wanted) { p.Status = corev1.PodStatus{Phase: corev1.PodRunning} })
 	pulling := change(func(p *corev1.Pod, _ *wanted) {
@@ -83,6 +86,12 @@ func judgeCases() []judgeCase {
 	})
 	sandboxed := change(func(p *corev1.Pod, _ *wanted) { p.Status.Phase = corev1.PodRunning })
 	killed := change(func(p *corev1.Pod, _ *wanted) { p.Status.ContainerStatuses[0].State.Terminated.ExitCode = 137 })
+	sidecar := func(state corev1.ContainerState) change {
+		return all(sandboxed, func(p *corev1.Pod, _ *wanted) {
+			p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: "injected", State: state})
+		})
+	}
+	stays := sidecar(corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
 	attempt := func(n int) change {
 		return func(p *corev1.Pod, _ *wanted) { p.Annotations[annotationAttempt] = strconv.Itoa(n) }
 	}
@@ -97,6 +106,11 @@ func judgeCases() []judgeCase {
 		{"success for another volume", ok, outcome.Populated, otherPrime, 0, actionReplace, 0, true},
 		{"success for other snapshots", ok, outcome.Populated, otherSource, 0, actionReplace, 0, true},
 		{"success for other snapshots, unresolved by now", ok, outcome.Populated, all(otherSource, unresolved), 0, actionReplace, 0, true},
+		// The mark may be seen before the status that it follows from: then everything still fits.
+		{"success for snapshots that were replaced", ok, outcome.Populated, outdated, 0, actionReplace, 0, true},
+		{"success for snapshots that were replaced, recorded in the status", ok, outcome.Populated, all(outdated, inStatus), 0, actionReplace, 0, true},
+		{"success for snapshots that were replaced, its sandbox is still there", ok, outcome.Populated, all(sandboxed, outdated), 0, actionReplace, 0, true},
+		{"failed for snapshots that were replaced", bad, outcome.ListTooLarge, outdated, 0, actionReplace, 0, true},
 		{"success, other image by now", ok, outcome.Populated, otherSetting, 0, actionComplete, 0, false},
 		{"success without a message", ok, outcome.Populated, silent, 0, actionWait, 10 * time.Second, false},
 		{"success, its sandbox is still there", ok, outcome.Populated, sandboxed, 0, actionComplete, 0, false},
@@ -105,6 +119,9 @@ func judgeCases() []judgeCase {
 		{"failed with a success message", bad, outcome.Populated, killed, time.Minute, actionReplace, 0, false},
 		{"killed with a success message, its sandbox is still there", ok, outcome.Populated, all(sandboxed, killed), time.Hour, actionWait, 0, false},
 		{"failed, its sandbox is still there", bad, outcome.StreamFailed, all(sandboxed, killed), time.Hour, actionWait, 0, false},
+		{"failed, an injected container goes on", bad, outcome.StreamFailed, all(stays, killed), time.Minute, actionReplace, 0, false},
+		{"failed for good, an injected container goes on", bad, outcome.ListTooLarge, all(stays, killed), time.Minute, actionWait, 59 * time.Minute, false},
+		{"failed, an injected container goes on, not recorded", bad, outcome.StreamFailed, all(stays, killed, unrecorded), time.Hour, actionWait, 0, false},
 		{"running", ok, outcome.Populated, running, time.Hour, actionWait, 0, false},
 		{"running for another range", ok, outcome.Populated, all(running, otherRange), 0, actionReplace, 0, true},
 		{"running for other snapshots", ok, outcome.Populated, all(running, otherSource), 0, actionReplace, 0, true},

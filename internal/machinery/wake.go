@@ -79,9 +79,6 @@ func (w *waker) start(ctx context.Context) (stop func(), err error) {
 // onAnyEvent calls handle for every change of an object, with its last known state if it is gone. Resyncs are left out.
 func onAnyEvent(ctx context.Context, handle func(context.Context, client.Object)) toolscache.ResourceEventHandler {
 	call := func(o any) {
-		if gone, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
-			o = gone.Obj
-		}
 		if object, ok := o.(client.Object); ok {
 			handle(ctx, object)
 		}
@@ -96,6 +93,9 @@ func onAnyEvent(ctx context.Context, handle func(context.Context, client.Object)
 			call(after)
 		},
 		DeleteFunc: func(o any) {
+			if gone, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
+				o = gone.Obj
+			}
 			if pod, ok := o.(*corev1.Pod); ok {
 				// A pod that is gone holds no slot, whatever its last phase was.
 				pod = pod.DeepCopy()
@@ -110,7 +110,7 @@ func onAnyEvent(ctx context.Context, handle func(context.Context, client.Object)
 // onPod wakes the claim of a populator pod that started, finished, was recorded or is gone.
 func (w *waker) onPod(_ context.Context, o client.Object) {
 	pod, ok := o.(*corev1.Pod)
-	if !ok || pod.Labels[v1alpha1.LabelComponent] != v1alpha1.ComponentPopulator {
+	if !ok || temporaryOf(pod) == "" {
 		return
 	}
 	w.slots.observe(pod)

@@ -84,3 +84,40 @@ func wokenBy(reader client.Reader, happen func(toolscache.ResourceEventHandler))
 	happen(w.onRange(context.Background()))
 	return woken
 }
+
+// podHandler returns what the waker does with a pod's events, and the slots and claims that are touched by it.
+func podHandler(t *testing.T) (toolscache.ResourceEventHandler, *slots, *[]types.NamespacedName) {
+	t.Helper()
+	s, _ := newTestSlots(1, 1)
+	woken := &[]types.NamespacedName{}
+	w := &waker{slots: s, wake: func(claim types.NamespacedName) { *woken = append(*woken, claim) }}
+	return onAnyEvent(t.Context(), w.onPod), s, woken
+}
+
+func TestStrangePodsHoldNoSlot(t *testing.T) {
+	for _, meta := range strangers() {
+		handler, s, woken := podHandler(t)
+		meta.Annotations = map[string]string{v1alpha1.AnnotationClaimNamespace: "backup", v1alpha1.AnnotationClaimName: "list"}
+		handler.OnAdd(&corev1.Pod{ObjectMeta: meta}, false)
+		if len(s.held) != 0 || len(*woken) != 0 {
+			t.Errorf("pod %s holds %v and wakes %v", meta.Name, s.held, *woken)
+		}
+	}
+}
+
+// TestGonePodHoldsNoSlot, whether its deletion was seen or found out later, when the watch had been interrupted.
+func TestGonePodHoldsNoSlot(t *testing.T) {
+	pod := populatorPod(sampleConfig(), sampleSource(), sampleTarget())
+	pod.Status.Phase = corev1.PodRunning
+	for name, gone := range map[string]any{"seen": pod, "found out": toolscache.DeletedFinalStateUnknown{Obj: pod}} {
+		handler, s, woken := podHandler(t)
+		handler.OnAdd(pod, false)
+		if len(s.held) != 1 {
+			t.Fatalf("%s: a running pod holds %v", name, s.held)
+		}
+		handler.OnDelete(gone)
+		if len(s.held) != 0 || len(*woken) != 2 {
+			t.Errorf("%s: a pod that is gone holds %v; woken: %v", name, s.held, *woken)
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 )
 
 // playReconciler plays the ChangedBlockRange reconciler until the world ends.
@@ -107,10 +108,10 @@ func (w *world) playRecords() error {
 		if err != nil {
 			return err
 		}
-		if cbr == nil || !finished(&pod) && !wrote(&pod) || recordedIn(cbr, &pod) {
+		if cbr == nil || !podstate.Ended(&pod) || recordedIn(cbr, &pod) {
 			continue
 		}
-		if wrote(&pod) && cbr.Status.RecordedPod == nil {
+		if podstate.Wrote(&pod) && cbr.Status.RecordedPod == nil {
 			cbr.Status.RecordedPod = &v1alpha1.RecordedPod{Name: pod.Name, UID: pod.UID}
 			if err := w.c.Status().Update(w.ctx, cbr); err != nil {
 				return err
