@@ -52,6 +52,12 @@ var onCluster = map[string]string{
 	"docs/operations.md#Uninstall":                 "TestInstallations",
 }
 
+// onServer are blocks that need an API server, and the test of test/manifests that executes them there.
+var onServer = map[string]string{
+	"docs/operations.md#Change the way of installation":   "TestChangeTheWayOfInstallation",
+	"docs/operations.md#Change the way of installation 2": "TestChangeTheWayOfInstallation",
+}
+
 // notExecuted are blocks that no test executes as they stand, each with the reason.
 var notExecuted = map[string]string{
 	"README.md#See it work":             "they start the cluster and the tests that this one is a part of; .ci/run runs all of them",
@@ -79,7 +85,7 @@ func TestPages(t *testing.T) {
 			t.Run(key, func(t *testing.T) { run(t, text) })
 			continue
 		}
-		if onCluster[key] == "" && notExecuted[key] == "" {
+		if onCluster[key] == "" && onServer[key] == "" && notExecuted[key] == "" {
 			t.Errorf("no test executes this block, and no reason is given: %s\n%s", key, text)
 		}
 	}
@@ -89,11 +95,18 @@ func TestPages(t *testing.T) {
 	for key := range notExecuted {
 		wantBlock(t, found, key)
 	}
-	clusterTests := testsOnCluster(t)
-	for key, test := range onCluster {
+	wantTests(t, found, onCluster, "test/e2e")
+	wantTests(t, found, onServer, "test/manifests")
+}
+
+// wantTests looks for the tests of a folder that are said to execute blocks.
+func wantTests(t *testing.T, found, tests map[string]string, folder string) {
+	t.Helper()
+	sources := testsIn(t, folder)
+	for key, test := range tests {
 		wantBlock(t, found, key)
-		if !strings.Contains(clusterTests, "func "+test+"(") {
-			t.Errorf("%s: test/e2e has no %s", key, test)
+		if !strings.Contains(sources, "func "+test+"(") {
+			t.Errorf("%s: %s has no %s", key, folder, test)
 		}
 	}
 }
@@ -154,10 +167,10 @@ func blocks(t *testing.T, page string) map[string]string {
 	return found
 }
 
-// testsOnCluster returns the source of test/e2e.
-func testsOnCluster(t *testing.T) string {
+// testsIn returns the source of a folder's tests.
+func testsIn(t *testing.T, folder string) string {
 	t.Helper()
-	files, err := filepath.Glob("../e2e/*_test.go")
+	files, err := filepath.Glob(filepath.Join(root, folder, "*_test.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
