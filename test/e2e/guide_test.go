@@ -125,7 +125,7 @@ func TestBlockTarget(t *testing.T) {
 	w.create(ranges("delta", "snap-1", "snap-2", binary), target)
 	w.awaitBound("list")
 	w.tools("backup", "list")
-	w.wantExtents("block target", w.readDevice(w.exec("backup", "cat /dev/list")), blocks(2, 4, 9))
+	w.wantExtents("block target", w.readDevice(w.imageOf("backup", "/dev/list")), blocks(2, 4, 9))
 	w.verify("list")
 }
 
@@ -224,7 +224,7 @@ func TestFilesystemSource(t *testing.T) {
 	}
 	w.awaitBound("list", "image-of-snap-1", "image-of-snap-2")
 	w.tools("backup", "list", "image-of-snap-1", "image-of-snap-2")
-	one, two := w.readDevice("backup", "/dev/image-of-snap-1"), w.readDevice("backup", "/dev/image-of-snap-2")
+	one, two := w.imageOf("backup", "/dev/image-of-snap-1"), w.imageOf("backup", "/dev/image-of-snap-2")
 	want := w.differingBlocks(one, two)
 	if len(want) < 50 {
 		t.Fatalf("only %d blocks differ; the writes did not reach the snapshots", len(want))
@@ -244,9 +244,9 @@ func TestFilesystemSource(t *testing.T) {
 	}
 }
 
-// readDevice returns what is on a device of a pod. It comes compressed, because most of it is zeros, and what kubectl exec prints goes
+// imageOf returns what is on a device of a pod. It comes compressed, because most of it is zeros, and what kubectl exec prints goes
 // through several processes that give up on a busy machine when it is long.
-func (w *world) readDevice(pod, device string) []byte {
+func (w *world) imageOf(pod, device string) []byte {
 	w.Helper()
 	z, err := gzip.NewReader(bytes.NewReader(w.exec(pod, "gzip -c < "+device)))
 	if err != nil {
