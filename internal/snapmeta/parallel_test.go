@@ -344,7 +344,7 @@ func TestOneStreamIsLeft(t *testing.T) {
 			if diff := cmp.Diff(truth(v), got); err != nil || diff != "" {
 				t.Fatalf("%v\n%s", err, diff)
 			}
-			if calls := server.Calls(); len(calls) < 3 {
+			if calls := server.Calls(); len(calls) < 2 {
 				t.Errorf("no second stream was tried: %+v", calls)
 			}
 		})
