@@ -28,12 +28,12 @@
 //     The others may cut differently after a boundary, as they may after an interruption of one stream.
 //
 // One stream's list is the one that counts. If the answers at a seam differ, if a service says that the list ends where a
-// later unit has listed extents, if it refuses a later unit's first call, or if a later unit's reader gives up, then what the later ones have read is thrown away
-// and the stream before the seam goes on by itself, in the call that it still has. If the list has come to a later unit's
-// extents already, there is no stream before it, and that unit is the one that goes on, with the attempts that one stream
-// would have left. Who goes on then has to come past every extent that others have listed: an end before that is asked for
-// again and in the end refused. A broken promise and what else is final ends the list, whichever stream met it. Time
-// decides how many streams there are and where they start, never what is listed.
+// later unit has listed extents, if it refuses a later unit's first call, or if a later unit's reader gives up, then what
+// the later ones have read is thrown away and the stream before the seam goes on by itself, in the call that it still has.
+// If the list has come to a later unit's extents already, there is no stream before it, and that unit is the one that goes
+// on, with the attempts that one stream would have left. Who goes on then has to come past every extent that others have
+// listed: an end before that is asked for again and in the end refused. A broken promise and what else is final ends the
+// list, whichever stream met it. Time decides how many streams there are and where they start, never what is listed.
 //
 // # Limits
 //
