@@ -19,6 +19,7 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/internal/sink"
 	"github.com/cbt-populator/cbt-populator/test/fakes"
+	"github.com/cbt-populator/cbt-populator/test/programs"
 )
 
 // binary is the populator that the tests run as a process of its own.
@@ -34,8 +35,8 @@ func withBinary(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "populator")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build populator: %v\n%s", err, out)
+	if err := programs.Build(binary, "."); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/cli"
+	"github.com/cbt-populator/cbt-populator/test/programs"
 )
 
 const root = "../.."
@@ -202,7 +203,11 @@ func TestPluginCommands(t *testing.T) {
 
 // TestPopulatorFlags looks up every flag of a populator line in the program's help.
 func TestPopulatorFlags(t *testing.T) {
-	help, err := exec.CommandContext(t.Context(), "go", "run", root+"/cmd/populator", "--help").CombinedOutput()
+	populator := filepath.Join(t.TempDir(), "populator")
+	if err := programs.Build(populator, root+"/cmd/populator"); err != nil {
+		t.Fatal(err)
+	}
+	help, err := exec.CommandContext(t.Context(), populator, "--help").CombinedOutput()
 	if err != nil {
 		t.Fatalf("populator --help: %v\n%s", err, help)
 	}

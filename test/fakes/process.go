@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cbt-populator/cbt-populator/test/programs"
 )
 
 // StartReplayProcess builds and starts a Replay in a process of its own, for the length of a benchmark, and returns its
@@ -15,8 +17,8 @@ import (
 func StartReplayProcess(tb testing.TB, entries, perMessage int) (address string, ca []byte) {
 	tb.Helper()
 	binary := filepath.Join(tb.TempDir(), "replay")
-	if out, err := exec.Command("go", "build", "-o", binary, "github.com/cbt-populator/cbt-populator/test/fakes/replay").CombinedOutput(); err != nil {
-		tb.Fatalf("build replay: %v\n%s", err, out)
+	if err := programs.Build(binary, "github.com/cbt-populator/cbt-populator/test/fakes/replay"); err != nil {
+		tb.Fatal(err)
 	}
 	cmd := exec.Command(binary, fmt.Sprintf("-entries=%d", entries), fmt.Sprintf("-per-message=%d", perMessage))
 	stdin, err := cmd.StdinPipe()

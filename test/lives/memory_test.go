@@ -24,6 +24,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
+	"github.com/cbt-populator/cbt-populator/test/programs"
 	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
@@ -57,8 +58,8 @@ func TestMemory(t *testing.T) {
 	w.crowd(unrelated)
 
 	program := filepath.Join(t.TempDir(), "controller")
-	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/controller").CombinedOutput(); err != nil {
-		t.Fatalf("build the controller: %v\n%s", err, out)
+	if err := programs.Build(program, "../../cmd/controller"); err != nil {
+		t.Fatal(err)
 	}
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
