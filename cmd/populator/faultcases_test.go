@@ -52,13 +52,13 @@ func endFaults() []faultCase {
 	big := testVolume(false)
 	big.Capacity = 1 << 40
 	big.Delta = nil
-	for i := range int64(600_000) {
+	for i := range int64(320_000) {
 		big.Delta = append(big.Delta, fakes.Extent{Offset: 1<<30 + i*2*blockSize, Size: blockSize})
 	}
 	return []faultCase{
 		{name: "large messages", want: ok, flags: []string{"--stall-timeout=50s", "--probe-after=50s"}, onlyVariable: true, cfg: fakes.Config{Volume: big, PerMessage: 1 << 20},
 			check: func(t *testing.T, s *scene, _ run) {
-				// 600,000 extents of at least 14 bytes in one message are more than 8 MiB.
+				// 320,000 extents of at least 14 bytes in one message are more than the 4 MiB that gRPC receives by default.
 				if n := len(s.server.Calls()); n != 2 {
 					t.Errorf("%d calls, want the list in one and the drain", n)
 				}
