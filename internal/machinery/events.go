@@ -197,10 +197,11 @@ func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args
 	}
 	r.settling.end(claim.UID)
 	err, ok := args[0].(error)
-	if !ok || apierrors.IsAlreadyExists(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) {
+	refused := refusal(err)
+	if !ok || !refused && (apierrors.IsAlreadyExists(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err)) {
 		return
 	}
-	if refusal(err) {
+	if refused {
 		// The library waits in its own way; a change wakes the claim sooner.
 		r.refused.add(claim, 0)
 	}

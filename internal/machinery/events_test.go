@@ -39,8 +39,9 @@ func TestLibraryRecorderIsQuiet(t *testing.T) {
 // TestRefusedPrimeClaimIsWoken when what refused it changes, be it a quota or a webhook.
 func TestRefusedPrimeClaimIsWoken(t *testing.T) {
 	for name, refusal := range map[string]error{
-		"quota":   apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota")),
-		"webhook": &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 400, Message: `admission webhook "w" denied the request: no`}},
+		"quota":               apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "prime", errors.New("exceeded quota")),
+		"webhook":             webhookAnswer(400, metav1.StatusReasonUnknown, "no"),
+		"webhook with a code": webhookAnswer(409, metav1.StatusReasonAlreadyExists, "no"),
 	} {
 		noonClock := testclock.NewFakePassiveClock(noon)
 		r := libraryRecorder{events: newEvents(&eventLog{}, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock)}

@@ -320,16 +320,21 @@ func TestLostVolumeStartsAgain(t *testing.T) {
 	}
 }
 
-// TestRejectedPodIsToldOnce, whoever rejects it. An admission webhook that denies without a code has the API server answer 400, with
-// no reason.
+// webhookAnswer is what the API server answers when an admission webhook denies an object; without a code of the webhook's that is 400.
+func webhookAnswer(code int32, reason metav1.StatusReason, message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason,
+		Message: `admission webhook "w" denied the request: ` + message}}
+}
+
+// TestRejectedPodIsToldOnce, whoever rejects it.
 func TestRejectedPodIsToldOnce(t *testing.T) {
-	webhook := func(message string) error {
-		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 400, Message: `admission webhook "w" denied the request: ` + message}}
-	}
 	for name, refusal := range map[string]error{
 		"quota":                         apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "p", errors.New("exceeded quota: small")),
-		"webhook":                       webhook("exceeded quota: small"),
-		"webhook that has much to say":  webhook("exceeded quota: small" + strings.Repeat(", and ünother one", 100)),
+		"webhook":                       webhookAnswer(400, metav1.StatusReasonUnknown, "exceeded quota: small"),
+		"webhook that has much to say":  webhookAnswer(400, metav1.StatusReasonUnknown, "exceeded quota: small"+strings.Repeat(", and ünother one", 100)),
+		"webhook with a conflict":       webhookAnswer(409, metav1.StatusReasonAlreadyExists, "exceeded quota: small"),
+		"webhook with a failure":        webhookAnswer(500, metav1.StatusReasonInternalError, "exceeded quota: small"),
+		"webhook that is away":          apierrors.NewInternalError(errors.New(`failed calling webhook "w": connection refused; exceeded quota: small`)),
 		"policy that finds it invalid":  apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "exceeded quota: small", nil),
 		"webhook that calls it invalid": apierrors.NewBadRequest("exceeded quota: small"),
 	} {

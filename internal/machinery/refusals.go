@@ -1,8 +1,10 @@
 package machinery
 
 import (
+	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,9 +60,22 @@ func (r *refusals) take() []types.NamespacedName {
 }
 
 // refusal reports whether the API server will not have an object as it is: because of its own rules, or a policy, or an admission
-// webhook. One that denies without a code has it answer 400, and give no reason.
+// webhook.
 func refusal(err error) bool {
-	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
+	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || webhookRefusal(err)
+}
+
+// webhookRefusal reports whether an admission webhook denied an object, or could not be asked. It may deny with any code and any
+// reason, also with those of an object that exists already; what tells is how the API server words it
+// (k8s.io/apiserver/pkg/admission/plugin/webhook/errors and its callers).
+func webhookRefusal(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	message := status.Status().Message
+	return strings.HasPrefix(message, "admission webhook ") && strings.Contains(message, " denied the request") ||
+		apierrors.IsInternalError(err) && strings.Contains(message, "failed calling webhook ")
 }
 
 // permits reports whether a change of a quota, a limit range or the populator namespace may let through what was refused

@@ -60,7 +60,7 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	pod := populatorPod(f.cfg, source, target)
 	err = f.client.Create(ctx, pod)
 	switch {
-	case apierrors.IsAlreadyExists(err):
+	case apierrors.IsAlreadyExists(err) && !refusal(err):
 		// The cache lags behind; its event wakes the claim.
 		return true, f.wait(ctx, target.claim, "the populator pod", 0)
 	case refusal(err):
