@@ -18,8 +18,8 @@ import (
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 	"github.com/cbt-populator/cbt-populator/internal/sink"
+	"github.com/cbt-populator/cbt-populator/test/compiled"
 	"github.com/cbt-populator/cbt-populator/test/fakes"
-	"github.com/cbt-populator/cbt-populator/test/programs"
 )
 
 // binary is the populator that the tests run as a process of its own.
@@ -35,7 +35,7 @@ func withBinary(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "populator")
-	if err := programs.Build(binary, "."); err != nil {
+	if err := compiled.Program(binary, "."); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -21,7 +21,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/cli"
-	"github.com/cbt-populator/cbt-populator/test/programs"
+	"github.com/cbt-populator/cbt-populator/test/compiled"
 )
 
 const root = "../.."
@@ -204,7 +204,7 @@ func TestPluginCommands(t *testing.T) {
 // TestPopulatorFlags looks up every flag of a populator line in the program's help.
 func TestPopulatorFlags(t *testing.T) {
 	populator := filepath.Join(t.TempDir(), "populator")
-	if err := programs.Build(populator, root+"/cmd/populator"); err != nil {
+	if err := compiled.Program(populator, root+"/cmd/populator"); err != nil {
 		t.Fatal(err)
 	}
 	help, err := exec.CommandContext(t.Context(), populator, "--help").CombinedOutput()

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cbt-populator/cbt-populator/test/programs"
+	"github.com/cbt-populator/cbt-populator/test/compiled"
 )
 
 // StartReplayProcess builds and starts a Replay in a process of its own, for the length of a benchmark, and returns its
@@ -17,7 +17,7 @@ import (
 func StartReplayProcess(tb testing.TB, entries, perMessage int) (address string, ca []byte) {
 	tb.Helper()
 	binary := filepath.Join(tb.TempDir(), "replay")
-	if err := programs.Build(binary, "github.com/cbt-populator/cbt-populator/test/fakes/replay"); err != nil {
+	if err := compiled.Program(binary, "github.com/cbt-populator/cbt-populator/test/fakes/replay"); err != nil {
 		tb.Fatal(err)
 	}
 	cmd := exec.Command(binary, fmt.Sprintf("-entries=%d", entries), fmt.Sprintf("-per-message=%d", perMessage))

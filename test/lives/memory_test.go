@@ -24,7 +24,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/test/apiserver"
-	"github.com/cbt-populator/cbt-populator/test/programs"
+	"github.com/cbt-populator/cbt-populator/test/compiled"
 	"github.com/cbt-populator/cbt-populator/test/size"
 )
 
@@ -58,7 +58,7 @@ func TestMemory(t *testing.T) {
 	w.crowd(unrelated)
 
 	program := filepath.Join(t.TempDir(), "controller")
-	if err := programs.Build(program, "../../cmd/controller"); err != nil {
+	if err := compiled.Program(program, "../../cmd/controller"); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))

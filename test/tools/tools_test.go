@@ -23,14 +23,14 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/internal/sink"
-	"github.com/cbt-populator/cbt-populator/test/programs"
+	"github.com/cbt-populator/cbt-populator/test/compiled"
 	"github.com/cbt-populator/cbt-populator/test/seeded"
 )
 
 // program is the path of kubectl-cbr, built once.
 var program = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(os.TempDir(), fmt.Sprintf("kubectl-cbr-%d", os.Getpid()))
-	return path, programs.Build(path, "github.com/cbt-populator/cbt-populator/cmd/kubectl-cbr")
+	return path, compiled.Program(path, "github.com/cbt-populator/cbt-populator/cmd/kubectl-cbr")
 })
 
 func TestMain(m *testing.M) {

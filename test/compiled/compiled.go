@@ -1,5 +1,5 @@
-// Package programs builds what tests run as processes of their own.
-package programs
+// Package compiled builds what tests run as processes of their own.
+package compiled
 
 import (
 	"fmt"
@@ -7,9 +7,9 @@ import (
 	"os/exec"
 )
 
-// Build compiles a main package into a file. It is compiled as it is shipped, whatever flags the test has: a build with the
+// Program compiles a main package into a file. It is compiled as it is shipped, whatever flags the test has: a build with the
 // race detector's C compiler, or one that remembers this folder, would compile every dependency once more.
-func Build(file, mainPackage string) error {
+func Program(file, mainPackage string) error {
 	cmd := exec.Command("go", "build", "-trimpath", "-o", file, mainPackage)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
