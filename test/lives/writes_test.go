@@ -63,8 +63,9 @@ func TestWrites(t *testing.T) {
 			})
 			total, list := counter.sum(claims)
 			t.Logf("%.2f writes a claim:\n%s", total, list)
-			if total >= float64(test.bound) || total < 5 {
-				t.Errorf("%.2f writes a claim, want fewer than %d, and so many that they were counted:\n%s", total, test.bound, list)
+			// It is just the bound where everything is so slow that every change of a status is written by itself.
+			if total > float64(test.bound) || total < 5 {
+				t.Errorf("%.2f writes a claim, want at most %d, and so many that they were counted:\n%s", total, test.bound, list)
 			}
 			w.each(lives, (*life).end)
 			w.checkNothingLeft()
