@@ -60,15 +60,15 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	pod := populatorPod(f.cfg, source, target)
 	err = f.client.Create(ctx, pod)
 	switch {
-	case apierrors.IsAlreadyExists(err) && !refusal(err):
-		// The cache lags behind; its event wakes the claim.
-		return true, f.wait(ctx, target.claim, "the populator pod", 0)
 	case refusal(err):
 		wait := f.refused.add(target.claim, f.cfg.rejectedWait)
 		f.events.refused(target.claim, "PopulatorRejected", err,
 			"The cluster refused the populator pod in namespace %s; it is tried again when quotas, limits or labels of that namespace change, and every %v: %v",
 			pod.Namespace, f.cfg.rejectedWait, err)
 		return false, f.wait(ctx, target.claim, "the cluster to accept the populator pod", wait)
+	case apierrors.IsAlreadyExists(err):
+		// The cache lags behind; its event wakes the claim.
+		return true, f.wait(ctx, target.claim, "the populator pod", 0)
 	case err != nil:
 		return false, fmt.Errorf("create populator pod %s: %w", client.ObjectKeyFromObject(pod), err)
 	}
