@@ -40,7 +40,8 @@ func TestWrites(t *testing.T) {
 	}{
 		{"one ChangedBlockRange", 1, fewWrites, false},
 		{"a ChangedBlockRange each", claims, ownRangeWrites + 1, false},
-		{"a ChangedBlockRange each, resolved before", claims, ownRangeWrites, true},
+		// It is 12 where everything is so slow that every change of a status is written by itself, and 11 otherwise.
+		{"a ChangedBlockRange each, resolved before", claims, ownRangeWrites + 1, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -63,9 +64,8 @@ func TestWrites(t *testing.T) {
 			})
 			total, list := counter.sum(claims)
 			t.Logf("%.2f writes a claim:\n%s", total, list)
-			// It is just the bound where everything is so slow that every change of a status is written by itself.
-			if total > float64(test.bound) || total < 5 {
-				t.Errorf("%.2f writes a claim, want at most %d, and so many that they were counted:\n%s", total, test.bound, list)
+			if total >= float64(test.bound) || total < 5 {
+				t.Errorf("%.2f writes a claim, want fewer than %d, and so many that they were counted:\n%s", total, test.bound, list)
 			}
 			w.each(lives, (*life).end)
 			w.checkNothingLeft()
