@@ -22,7 +22,7 @@ KO_DOCKER_REPO ?=
 KO_FLAGS       ?= --base-import-paths
 KUBECTL        ?= $(shell command -v kubectl || echo $(BIN)/kubectl)
 
-# Compilers and linters that collect garbage less often, and do not work in many threads beside each other, take a quarter less CPU
+# Compilers and linkers that collect garbage less often, and do not work in many threads beside each other, take a quarter less CPU
 # time; so do compilers that write nothing for debuggers, which programs that are linked with -s -w do not carry anyhow. This
 # holds for whatever is compiled below make, by ko and by tests, too.
 COMPILER := env GOGC=off GOMEMLIMIT=3GiB GOMAXPROCS=$(shell echo $$((($$(nproc) + 1) / 2)))
