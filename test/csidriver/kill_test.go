@@ -175,11 +175,12 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 	go func() { wg.Wait(); close(done) }()
 	kills := 0
-	for running := true; running; {
+	// A driver lives longer each time: on a loaded machine the first are dead before they listen, and one must get through.
+	for longest, running := 150*time.Millisecond, true; running; longest += longest / 10 {
 		select {
 		case <-done:
 			running = false
-		case <-time.After(time.Duration(50+r.IntN(250)) * time.Millisecond):
+		case <-time.After(longest/6 + time.Duration(r.Int64N(int64(longest)))):
 			p.kill()
 			kills++
 			p = startProcess(t, dir)
