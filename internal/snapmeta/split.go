@@ -208,8 +208,9 @@ func (s *Stream) open(ctx context.Context, at int, boundary int64) bool {
 		start: boundary, position: boundary, opened: time.Now(), ahead: true, done: make(chan struct{}),
 		reader: &reader{
 			cfg: &s.cfg, timing: s.timing, log: s.log.With("streamStart", boundary), req: s.first.req, resumes: &s.resumes, opening: &s.opening,
+			beyond: s.units[at].reader.beyond, // it lists what is left of what that one had to come past
 			check: checker{
-				kind: check.kind, capacity: check.capacity, blockSize: check.blockSize,
+				kind: check.kind, capacity: check.capacity, blockSize: check.blockSize, phase: check.phase,
 				start: boundary, runStart: boundary, end: boundary, fresh: true,
 			},
 		},

@@ -105,7 +105,7 @@ func TestSplitOfAUnitThatGoesOn(t *testing.T) {
 		s := &Stream{
 			cfg:    Config{Streams: 2, Endpoint: func() (Endpoint, error) { return Endpoint{}, errors.New("away") }},
 			timing: Timing{MaxAttempts: 1}.withDefaults(), log: slog.New(slog.DiscardHandler), pool: newPool(readAheadBytes, 2),
-			first: &reader{check: checker{capacity: 1 << 30}},
+			first: &reader{check: checker{capacity: 1 << 30}, beyond: 50 << 20},
 		}
 		u := &c.now
 		u.reader, u.limit = s.first, 1<<30
@@ -116,6 +116,10 @@ func TestSplitOfAUnitThatGoesOn(t *testing.T) {
 		s.pool.mu.Unlock()
 		if n := len(s.units); n != c.want || (limit == boundary) != (n == 2) {
 			t.Errorf("%s: %d units, the first up to %d; want %d", name, n, limit, c.want)
+		}
+		// Whoever lists the rest has to come past what another call has listed.
+		if last := s.units[len(s.units)-1].reader; last.beyond != 50<<20 {
+			t.Errorf("%s: the last reader may end before %d", name, last.beyond)
 		}
 		s.Close()
 	}
