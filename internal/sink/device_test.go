@@ -240,6 +240,69 @@ func TestAbort(t *testing.T) {
 	}
 }
 
+// TestAbortBesideASuccessor is a run whose pod was thought dead: whatever it does, the list of the run that came after it stays.
+func TestAbortBesideASuccessor(t *testing.T) {
+	for _, commit := range []bool{false, true} {
+		dir := t.TempDir()
+		late, err := NewFile(dir, testName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(late, whole()); err != nil {
+			t.Fatal(err)
+		}
+		successor, err := NewFile(dir, testName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := fill(successor); err != nil {
+			t.Fatal(err)
+		}
+		if commit {
+			if err := late.Commit(t.Context(), listOf(whole())); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the late commit: %v", err)
+			}
+		}
+		if err := late.Abort(); err != nil {
+			t.Error(err)
+		}
+		for name, want := range map[string]string{testName: whole(), testName + DigestSuffix: digestLine(whole())} {
+			if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+				t.Errorf("commit %t: %s holds %q, %v", commit, name, got, err)
+			}
+		}
+	}
+}
+
+// unkept is a file whose bytes are taken, and lost when they have to be kept.
+type unkept struct{ *os.File }
+
+func (unkept) Sync() error { return syscall.EDQUOT }
+
+// TestStreamToAFile notices that a file system cannot keep what it took.
+func TestStreamToAFile(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }() // nobody reads it
+	if err := fill(NewStream(f)); err != nil {
+		t.Error(err)
+	}
+	var full *FullError
+	if err := fill(NewStream(unkept{f})); !errors.As(err, &full) {
+		t.Errorf("the error is %v, want that the file system is full", err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(r.Close(), w.Close()) }() // of a pipe that nobody uses any more
+	if err := fill(NewStream(unkept{w})); err != nil {
+		t.Errorf("a pipe has nothing to keep: %v", err)
+	}
+}
+
 // TestShortList refuses to commit when the bytes written are not as many as the list has.
 func TestShortList(t *testing.T) {
 	dir := t.TempDir()

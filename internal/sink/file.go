@@ -22,8 +22,9 @@ type File struct {
 	dir, name string
 	f         file
 	open      bool
-	committed bool
-	tally     tally
+	// placed is set when the list has or may have its name, committed when its digest has its own, too.
+	placed, committed bool
+	tally             tally
 }
 
 // NewFile returns a sink that commits the list as name in the folder dir. It first removes a list, a digest and temporary
@@ -32,8 +33,8 @@ func NewFile(dir, name string) (*File, error) { return newFile(osFS{}, dir, name
 
 func newFile(fs fileSystem, dir, name string) (*File, error) {
 	s := &File{fs: fs, dir: dir, name: name}
-	if err := s.clean(); err != nil {
-		return nil, err
+	if err := s.clean(append(s.placedPaths(), s.temporaryPaths()...)); err != nil {
+		return nil, fmt.Errorf("clean up after an earlier run: %w", err)
 	}
 	f, err := fs.Create(s.tempPath())
 	if err != nil {
@@ -48,15 +49,20 @@ func (s *File) digestPath() string     { return s.path() + DigestSuffix }
 func (s *File) tempPath() string       { return filepath.Join(s.dir, "."+s.name+".tmp") }
 func (s *File) tempDigestPath() string { return filepath.Join(s.dir, "."+s.name+DigestSuffix+".tmp") }
 
-// clean removes whatever of this list is there. The digest goes first, durably, because it must not outlive the list.
-func (s *File) clean() error {
-	for _, path := range []string{s.digestPath(), s.path(), s.tempDigestPath(), s.tempPath()} {
+// placedPaths are the list and its digest. That goes first, because it must not outlive the list.
+func (s *File) placedPaths() []string { return []string{s.digestPath(), s.path()} }
+
+func (s *File) temporaryPaths() []string { return []string{s.tempDigestPath(), s.tempPath()} }
+
+// clean removes what is there of paths, durably one after the other.
+func (s *File) clean(paths []string) error {
+	for _, path := range paths {
 		err := s.fs.Remove(path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("remove an earlier run's %s: %w", path, err)
+			return fmt.Errorf("remove %s: %w", path, err)
 		}
 		if err := s.fs.SyncDir(s.dir); err != nil {
 			return fmt.Errorf("sync %s: %w", s.dir, err)
@@ -90,7 +96,9 @@ func (s *File) Commit(ctx context.Context, list List) error {
 		return err
 	}
 	for _, step := range [][2]string{{s.tempPath(), s.path()}, {s.tempDigestPath(), s.digestPath()}} {
-		if err := s.fs.Rename(step[0], step[1]); err != nil {
+		err := s.fs.Rename(step[0], step[1])
+		s.placed = s.placed || !errors.Is(err, os.ErrNotExist)
+		if err != nil {
 			return s.tally.wrap("rename", step[0], 0, err)
 		}
 		if err := s.fs.SyncDir(s.dir); err != nil {
@@ -123,7 +131,8 @@ func (s *File) syncAndClose(f file, path string) error {
 	return nil
 }
 
-// Abort implements Sink.
+// Abort implements Sink. A list that is there although this run has not named it is another run's: that of a successor, if this one's
+// pod was thought dead.
 func (s *File) Abort() error {
 	if s.committed {
 		return nil
@@ -133,5 +142,9 @@ func (s *File) Abort() error {
 		s.open = false
 		closed = s.f.Close()
 	}
-	return errors.Join(closed, s.clean())
+	paths := s.temporaryPaths()
+	if s.placed {
+		paths = append(s.placedPaths(), paths...)
+	}
+	return errors.Join(closed, s.clean(paths))
 }

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"io"
+	"os"
 )
 
 // Stream is a sink without atomicity, such as standard output: what was written stays written, and only the list's
@@ -24,9 +25,26 @@ func (s *Stream) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Commit only checks; there is nothing to make durable.
+// Commit checks, and makes the list durable if it goes to a file: a file system may take what it cannot keep, and say so when it has
+// to. A pipe or a terminal has nothing to make durable.
 func (s *Stream) Commit(ctx context.Context, list List) error {
-	return s.tally.check(ctx, "the output stream", list)
+	if err := s.tally.check(ctx, "the output stream", list); err != nil {
+		return err
+	}
+	f, ok := s.w.(interface {
+		Stat() (os.FileInfo, error)
+		Sync() error
+	})
+	if !ok {
+		return nil
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil //nolint:nilerr // what cannot tell what it is, is no regular file
+	}
+	if err := f.Sync(); err != nil {
+		return s.tally.wrap("sync", "the output stream", 0, err)
+	}
+	return nil
 }
 
 // Abort does nothing: what was written cannot be taken back.
