@@ -24,6 +24,8 @@ type Source interface {
 	Next(ctx context.Context) ([]blocklist.Extent, error)
 	// Info is complete as soon as Next returned extents or io.EOF.
 	Info() snapmeta.Info
+	// Capacity is Info's, or asked for if an empty list had none; 0 if nobody knows.
+	Capacity(ctx context.Context) (int64, error)
 	// Resumes counts the interruptions that were healed.
 	Resumes() int
 }
@@ -90,7 +92,7 @@ func (p *pass) copy(ctx context.Context) (blocklist.Trailer, error) {
 		if err != nil {
 			return blocklist.Trailer{}, err
 		}
-		if err := p.encode(extents); err != nil {
+		if err := p.encode(ctx, extents); err != nil {
 			return blocklist.Trailer{}, err
 		}
 		p.tell()
@@ -99,8 +101,8 @@ func (p *pass) copy(ctx context.Context) (blocklist.Trailer, error) {
 }
 
 // encode appends extents to the list, which it starts if these are the first.
-func (p *pass) encode(extents []blocklist.Extent) error {
-	if err := p.ensureEncoder(); err != nil {
+func (p *pass) encode(ctx context.Context, extents []blocklist.Extent) error {
+	if err := p.ensureEncoder(ctx); err != nil {
 		return err
 	}
 	if len(extents) > 0 {
@@ -114,14 +116,14 @@ func (p *pass) encode(extents []blocklist.Extent) error {
 }
 
 // ensureEncoder starts the list once the source's facts for its header are known.
-func (p *pass) ensureEncoder() error {
+func (p *pass) ensureEncoder(ctx context.Context) error {
 	if p.enc != nil {
 		return nil
 	}
 	info := p.src.Info()
 	p.header = p.opts.header(info)
-	if p.header.VolumeCapacityBytes <= 0 {
-		return outcome.Errorf(outcome.InvalidArguments, "the driver sent an empty list without the volume's capacity, and no snapshot has a restore size: set --restore-size-bytes")
+	if err := ensureCapacity(ctx, p.src, &p.header); err != nil {
+		return err
 	}
 	if p.header.Merged {
 		p.merger = &merger{granularity: p.header.GranularityBytes, capacity: p.header.VolumeCapacityBytes}
@@ -135,8 +137,23 @@ func (p *pass) ensureEncoder() error {
 	return nil
 }
 
+// ensureCapacity gives the header of an empty list the volume's capacity, if neither its stream nor a snapshot told.
+func ensureCapacity(ctx context.Context, src Source, h *blocklist.Header) error {
+	if h.VolumeCapacityBytes > 0 {
+		return nil
+	}
+	var err error
+	if h.VolumeCapacityBytes, err = src.Capacity(ctx); err != nil {
+		return err
+	}
+	if h.VolumeCapacityBytes <= 0 {
+		return outcome.Errorf(outcome.InvalidArguments, "the driver sent an empty list without the volume's capacity, has no allocated block that would tell it, and no snapshot has a restore size: set --restore-size-bytes")
+	}
+	return nil
+}
+
 func (p *pass) finish(ctx context.Context) (blocklist.Trailer, error) {
-	if err := p.ensureEncoder(); err != nil {
+	if err := p.ensureEncoder(ctx); err != nil {
 		return blocklist.Trailer{}, err
 	}
 	if p.merger != nil {

@@ -51,6 +51,8 @@ func (s *source) Next(context.Context) ([]blocklist.Extent, error) {
 func (s *source) Info() snapmeta.Info { return s.info }
 func (s *source) Resumes() int        { return 7 }
 
+func (s *source) Capacity(context.Context) (int64, error) { return s.info.CapacityBytes, nil }
+
 // volume is a sink with room for a number of bytes.
 type volume struct {
 	sink.Stream

@@ -5,7 +5,6 @@ import (
 	"iter"
 
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
-	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
 // Preview returns what a population with these options would write: the list's header, and its extents in batches that are
@@ -18,8 +17,8 @@ func Preview(ctx context.Context, src Source, o *Options) (blocklist.Header, ite
 		return blocklist.Header{}, nil, err
 	}
 	h := o.header(src.Info())
-	if h.VolumeCapacityBytes <= 0 {
-		return blocklist.Header{}, nil, outcome.Errorf(outcome.InvalidArguments, "the driver sent an empty list without the volume's capacity, and no snapshot has a restore size")
+	if err := ensureCapacity(ctx, src, &h); err != nil {
+		return blocklist.Header{}, nil, err
 	}
 	raw := func(yield func([]blocklist.Extent, error) bool) {
 		for batch := first; !empty; {

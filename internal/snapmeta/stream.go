@@ -67,6 +67,22 @@ func (s *Stream) Info() Info {
 	return info
 }
 
+// Capacity returns the volume's capacity in bytes: as the list told it, or, after an empty delta without any message, as a call for the
+// allocated blocks tells it; 0 if that is empty, too. Next has to have returned extents or io.EOF; an error is an *outcome.Error.
+func (s *Stream) Capacity(ctx context.Context) (int64, error) {
+	info := s.Info()
+	if info.CapacityBytes > 0 || info.Mode == blocklist.Allocated {
+		return info.CapacityBytes, nil
+	}
+	r := &reader{cfg: &s.cfg, timing: s.timing, log: s.log, req: s.first.req, resumes: new(atomic.Int64)}
+	r.req.BaseHandle = ""
+	defer r.stop()
+	if _, err := r.next(ctx); err != nil {
+		return 0, r.explain(ctx, err)
+	}
+	return r.check.capacity, nil
+}
+
 // Resumes returns how often the list was continued by another call after it had been interrupted.
 func (s *Stream) Resumes() int { return int(s.resumes.Load()) }
 
