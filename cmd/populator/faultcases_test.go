@@ -32,6 +32,8 @@ func healedFaults() []faultCase {
 		{name: "early end before the first message", want: ok, check: wantResumes(1), cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.EarlyEnd})}},
 		{name: "two slow ends before the first message", want: ok, flags: []string{"--suspect-after=20ms"}, cfg: fakes.Config{Script: calls(
 			fakes.Fault{Kind: fakes.EarlyEnd, Delay: 50 * time.Millisecond}, fakes.Fault{Kind: fakes.EarlyEnd, Delay: 50 * time.Millisecond})}},
+		{name: "a slow end after an empty message", want: ok, check: wantResumes(1), flags: []string{"--suspect-after=20ms"}, cfg: fakes.Config{Script: calls(
+			fakes.Fault{Kind: fakes.EarlyEnd, After: 5}, fakes.Fault{Kind: fakes.EarlyEnd, Delay: 50 * time.Millisecond, Flush: true})}},
 		{name: "empty messages", want: ok, cfg: fakes.Config{Always: fakes.Call{{Kind: fakes.Empty, After: 1}, {Kind: fakes.Empty, After: 3}}}},
 		{name: "nothing but empty messages", want: ok, check: wantResumes(1), cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Chatter, After: 4, Delay: 20 * time.Millisecond})}},
 		{name: "begins earlier", want: ok, onlyVariable: true, cfg: fakes.Config{PerMessage: 1, Always: fakes.Call{{Kind: fakes.BeginsEarlier}, {Kind: fakes.Cut, After: 10}}},
@@ -87,6 +89,8 @@ func endFaults() []faultCase {
 					t.Errorf("mode %q, fallback %q: the fallback has to show, with the driver's words", r.result.Mode, r.result.Fallback)
 				}
 			}},
+		{name: "allocated where a driver wraps that it has no delta", want: ok, mode: blocklist.Allocated, flags: []string{"--when-delta-unavailable=UseAllocated"},
+			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Status, Code: codes.Internal, Text: wrappedRefusal})}},
 		{name: "allocated where delta is not implemented", want: ok, mode: blocklist.Allocated, flags: []string{"--when-delta-unavailable=UseAllocated"},
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Cut}, fakes.Fault{Kind: fakes.Status, Code: codes.Unimplemented})}},
 		{name: "the token is echoed before a fallback", want: ok, mode: blocklist.Allocated, flags: []string{"--when-delta-unavailable=UseAllocated"},
@@ -122,6 +126,9 @@ var terminalCodes = map[codes.Code]outcome.Reason{
 	codes.Unimplemented: outcome.DeltaUnavailable,
 }
 
+// wrappedRefusal is how a driver that asks another service passes its answer on, as INTERNAL.
+const wrappedRefusal = "failed to query changed blocks: rpc error: code = FailedPrecondition desc = changed block tracking is not enabled"
+
 // statusFaults are gRPC codes, with the reasons that the populator documents.
 func statusFaults() []faultCase {
 	var cases []faultCase
@@ -151,6 +158,11 @@ func statusFaults() []faultCase {
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Cut, After: 3}), Always: fakes.Call{{Kind: fakes.Status, Code: codes.Unavailable}}}},
 		faultCase{name: "fallback in mid-stream", want: outcome.DeltaUnavailable, flags: []string{"--when-delta-unavailable=UseAllocated"},
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Status, Code: codes.FailedPrecondition, After: 2})}},
+		faultCase{name: "no delta, in the words of a driver that wraps it", want: outcome.DeltaUnavailable, text: "is not enabled",
+			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Status, Code: codes.Internal, Text: wrappedRefusal})}},
+		faultCase{name: "past the end, in the words of a driver that wraps it", want: outcome.StreamFailed, text: "without progress at offset",
+			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Cut, After: 3}), Always: fakes.Call{{Kind: fakes.Status, Code: codes.Internal,
+				Text: "failed to query changed blocks: rpc error: code = OutOfRange desc = past the end"}}}},
 		faultCase{name: "the token is echoed", want: outcome.InvalidRequest, text: "[token]",
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Status, Code: codes.InvalidArgument, Text: "bad token " + testToken})}},
 		faultCase{name: "unknown snapshot", want: outcome.SnapshotNotFound, flags: []string{"--snapshot=another"}},
@@ -253,7 +265,9 @@ func brokenPromises() []faultCase {
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Cut, After: 2}, fakes.Fault{Kind: fakes.IgnoreOffset})}},
 		faultCase{name: "ignored offset in the drain", want: outcome.ProtocolViolation, text: "ends after the offset",
 			cfg: fakes.Config{Always: fakes.Call{{Kind: fakes.IgnoreOffset}}}},
-		faultCase{name: "capacity grows between calls", want: outcome.StreamFailed, text: "capacity changed",
+		faultCase{name: "the type changes between calls", want: outcome.StreamFailed, text: "type changed",
+			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Cut, After: 2}, fakes.Fault{Kind: fakes.ChangeType})}},
+		faultCase{name: "capacity grows between calls", want: outcome.StreamFailed, text: "capacity in bytes changed",
 			cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.Cut, After: 2}, fakes.Fault{Kind: fakes.ChangeCapacity, By: 4096})}},
 		faultCase{name: "unknown type", want: outcome.ProtocolViolation, text: "message 1 of call 1, offset 0", cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.UnknownType})}},
 		faultCase{name: "no capacity", want: outcome.ProtocolViolation, cfg: fakes.Config{Script: calls(fakes.Fault{Kind: fakes.NoCapacity})}})

@@ -55,7 +55,7 @@ func (f *flags) register(s *pflag.FlagSet) {
 	s.DurationVar(&t.ProbeTimeout, "probe-timeout", snapmeta.DefaultProbeTimeout, "bound on its answer")
 	s.DurationVar(&t.StallTimeout, "stall-timeout", snapmeta.DefaultStallTimeout, "silence after which a stream of a living service is given up and continued by another")
 	s.DurationVar(&t.EndGrace, "end-grace", snapmeta.DefaultEndGrace, "wait for the end of a stream that has reached the volume's end")
-	s.DurationVar(&t.SuspectAfter, "suspect-after", snapmeta.DefaultSuspectAfter, "duration from which a call that ends without a message is doubted once")
+	s.DurationVar(&t.SuspectAfter, "suspect-after", snapmeta.DefaultSuspectAfter, "duration from which a call that ends without an extent is doubted once")
 	s.StringVar(&o.ProgressAddress, "progress-address", "", "host:port or :port to answer GET /progress on, with JSON over plain HTTP; empty: none")
 	s.StringVar(&f.termination, "termination-message", defaultTermination, "file for the result as JSON; empty: none")
 }

@@ -25,13 +25,16 @@ func (e *ViolationError) Error() string {
 	return fmt.Sprintf("message %d of call %d, offset %d: %s", e.Message, e.RPC, e.Offset, e.Rule)
 }
 
-// resizedError says that the volume's capacity changed between two calls. No promise is broken (the capacity is constant
-// over one call only, and drivers report the live volume's), but the list cannot be continued.
-type resizedError struct{ before, now int64 }
+// changedError says that what a call tells of all of its messages is not what an earlier call told. No promise is broken (it is
+// constant over one call only; drivers report the live volume's capacity, and may be replaced by a version with other blocks), but
+// the list cannot be continued.
+type changedError struct{ what string }
 
-func (e *resizedError) Error() string {
-	return fmt.Sprintf("the volume's capacity changed from %d to %d bytes while its blocks were being listed", e.before, e.now)
+func changed(what string, before, now any) error {
+	return &changedError{fmt.Sprintf("%s changed from %v to %v while its blocks were being listed", what, before, now)}
 }
+
+func (e *changedError) Error() string { return e.what }
 
 // message is one message of a stream, free of the API's types.
 type message struct {
@@ -79,6 +82,9 @@ func (c *checker) accept(m message) ([]blocklist.Extent, error) {
 	extents := m.extents
 	if c.first && len(extents) > 0 {
 		c.first = false
+		if e := extents[0]; c.resized(e) {
+			return nil, changed("the size of the volume's blocks", c.blockSize, e.Length)
+		}
 		var err error
 		if extents, err = c.continued(extents); err != nil {
 			return nil, err
@@ -86,6 +92,7 @@ func (c *checker) accept(m message) ([]blocklist.Extent, error) {
 	}
 	c.fresh = c.fresh && len(extents) == 0
 	for i := c.acceptPlain(extents); i < len(extents); i += 1 + c.acceptPlain(extents[i+1:]) {
+		extents[i] = c.clipped(extents[i])
 		if err := c.acceptExtent(extents[i]); err != nil {
 			return nil, err
 		}
@@ -134,11 +141,14 @@ func (c *checker) acceptInfo(m message) error {
 		return nil
 	}
 	if m.kind != c.kind {
+		if c.messages == 1 {
+			return changed("the volume's block metadata type", c.kind, m.kind)
+		}
 		return c.violation(c.end, "the block metadata type is constant, but changed from %s to %s", c.kind, m.kind)
 	}
 	if m.capacity != c.capacity {
 		if c.messages == 1 {
-			return &resizedError{before: c.capacity, now: m.capacity}
+			return changed("the volume's capacity in bytes", c.capacity, m.capacity)
 		}
 		return c.violation(c.end, "the volume's capacity is constant, but changed from %d to %d", c.capacity, m.capacity)
 	}
@@ -172,6 +182,29 @@ func (c *checker) continued(extents []blocklist.Extent) ([]blocklist.Extent, err
 	return extents, nil
 }
 
+// clipped returns e without what lies past the capacity, if e is the last block of a FIXED_LENGTH volume whose capacity is no multiple
+// of the block size: all of its blocks have one size, so the last one ends there.
+func (c *checker) clipped(e blocklist.Extent) blocklist.Extent {
+	size, phase := c.blockSize, c.phase
+	if size == 0 {
+		size, phase = e.Length, 0
+	}
+	if c.kind != api.BlockMetadataType_FIXED_LENGTH || size <= 0 || e.Length != size || e.Offset < 0 ||
+		e.Offset >= c.capacity || e.Offset <= c.capacity-size || e.Offset%size != phase {
+		return e
+	}
+	if c.blockSize == 0 {
+		c.blockSize = size
+	}
+	return blocklist.Extent{Offset: e.Offset, Length: c.capacity - e.Offset}
+}
+
+// resized reports whether e is no block of a FIXED_LENGTH stream with the blocks of the extents before, nor the last one cut short.
+func (c *checker) resized(e blocklist.Extent) bool {
+	return c.kind == api.BlockMetadataType_FIXED_LENGTH && c.blockSize > 0 && e.Length > 0 && e.Length != c.blockSize &&
+		(e.Length > c.blockSize || e.End() != c.capacity)
+}
+
 // acceptExtent checks e, the successor of what was accepted so far.
 func (c *checker) acceptExtent(e blocklist.Extent) error {
 	if err := e.Check(c.end, c.capacity); err != nil {
@@ -184,9 +217,9 @@ func (c *checker) acceptExtent(e blocklist.Extent) error {
 		c.blockSize, c.phase = e.Length, e.Offset%e.Length
 		return nil
 	}
-	// The last block of a volume whose capacity is no multiple of the block size is shorter, because nothing may
-	// lie past the capacity.
-	if e.Length < c.blockSize && e.End() == c.capacity {
+	// The last block of a volume whose capacity is no multiple of the block size may be shorter, because nothing lies past the
+	// capacity.
+	if !c.resized(e) {
 		return nil
 	}
 	return c.violation(e.Offset, "extents of a FIXED_LENGTH stream have one size, but it changed from %d to %d", c.blockSize, e.Length)

@@ -73,12 +73,16 @@ var checkCases = []struct {
 	{"fixed with a longer one", calls{{f(0, 100, 100, 101)}}, nil, "changed from 100 to 101"},
 	{"fixed with a shorter one", calls{{f(0, 100), f(100, 99)}}, nil, "changed from 100 to 99"},
 	{"fixed with a shorter one at the capacity", calls{{f(0, 100, 9_950, 50)}}, list(0, 100, 9_950, 50), ""},
-	{"fixed with another size in a continued call", calls{{f(0, 100)}, {f(200, 200)}}, nil, "changed from 100 to 200"},
+	{"fixed, last block past the capacity", calls{{f(0, 300, 9_900, 300)}}, list(0, 300, 9_900, 100), ""},
+	{"fixed, nothing but a last block past the capacity", calls{{f(9_900, 300)}}, list(9_900, 100), ""},
+	{"fixed, last block past the capacity, again", calls{{f(0, 300, 9_600, 300)}, {f(9_600, 300, 9_900, 300)}}, list(0, 300, 9_600, 300, 9_900, 100), ""},
+	{"fixed, last block past the capacity and off the grid", calls{{f(0, 300, 9_800, 300)}}, nil, "past the volume's capacity"},
+	{"fixed, two blocks past the capacity", calls{{f(0, 300, 9_900, 600)}}, nil, "past the volume's capacity"},
+	{"fixed, a block behind the capacity", calls{{f(0, 100, 10_000, 100)}}, nil, "past the volume's capacity"},
 	{"fixed with the last extent again", calls{{f(0, 100, 100, 100)}, {f(100, 100, 200, 100)}}, list(0, 100, 100, 100, 200, 100), ""},
 	{"fixed off the grid", calls{{f(0, 100)}, {f(50, 100)}}, nil, "lies before 100"},
 
 	{"type changes", calls{{v(0, 10), f(20, 10)}}, nil, "is constant"},
-	{"type changes between calls", calls{{v(0, 10)}, {f(20, 10)}}, nil, "is constant"},
 	{"type is unknown", calls{{{0, capacity, nil}}}, nil, "not UNKNOWN"},
 	{"type is of the future", calls{{{7, capacity, nil}}}, nil, "not 7"},
 	{"capacity changes", calls{{v(0, 10), {variable, capacity + 1, list(20, 10)}}}, nil, "capacity is constant"},
@@ -120,17 +124,25 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestResized is a capacity that changes between calls: nobody's fault, but the list cannot go on.
-func TestResized(t *testing.T) {
-	var k checker
-	k.beginCall()
-	if _, err := k.accept(message{variable, capacity, list(0, 10)}); err != nil {
-		t.Fatal(err)
-	}
-	k.beginCall()
-	_, err := k.accept(message{variable, 2 * capacity, list(10, 10)})
-	var resized *resizedError
-	if !errors.As(err, &resized) {
-		t.Errorf("the error is %v", err)
+// TestChanged has what is constant over a call change between two: nobody's fault, but the list cannot go on.
+func TestChanged(t *testing.T) {
+	for name, second := range map[string]message{
+		"capacity in bytes changed from 10000 to 20000":     {fixed, 2 * capacity, list(100, 100)},
+		"type changed from FIXED_LENGTH to VARIABLE_LENGTH": {variable, capacity, list(100, 100)},
+		"blocks changed from 100 to 200":                    f(200, 200),
+		"blocks changed from 100 to 300":                    f(0, 300),
+		"blocks changed from 100 to 50":                     f(100, 50),
+	} {
+		var k checker
+		k.beginCall()
+		if _, err := k.accept(f(0, 100)); err != nil {
+			t.Fatal(err)
+		}
+		k.beginCall()
+		_, err := k.accept(second)
+		var altered *changedError
+		if !errors.As(err, &altered) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: the error is %v", name, err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package snapmeta
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -31,6 +32,10 @@ const (
 //
 // A code that is not listed may be retried. That includes UNAVAILABLE, although the sidecar also answers so when the
 // VolumeSnapshot is missing or not ready: nothing but the text tells that from a restart, and the bound on attempts ends it.
+//
+// Drivers that ask another service wrap its answer in INTERNAL, with the code in the text (vsphere-csi-driver). That one has no delta
+// is taken from there, because what follows is safe: all allocated blocks, or a refusal that is tried again now and then. That nothing
+// follows an offset is not: the list might end too early.
 func classify(err error) (failure, outcome.Reason) {
 	// FromError looks through wrapped errors; one that is no status came from our side of the connection.
 	s, ok := status.FromError(err)
@@ -50,10 +55,16 @@ func classify(err error) (failure, outcome.Reason) {
 		return failNoDelta, outcome.DeltaUnavailable
 	case codes.Unauthenticated:
 		return failToken, outcome.Unauthenticated
-	default:
-		return failRetry, outcome.StreamFailed
+	case codes.Internal, codes.Unknown:
+		if wrapped.MatchString(s.Message()) {
+			return failNoDelta, outcome.DeltaUnavailable
+		}
 	}
+	return failRetry, outcome.StreamFailed
 }
+
+// wrapped is what a gRPC error of that code is in words.
+var wrapped = regexp.MustCompile(`rpc error: code = (FailedPrecondition|Unimplemented) `)
 
 // driverWords returns the gRPC status in err on one line, without what our side of the connection put before it.
 func driverWords(err error) string {

@@ -25,7 +25,7 @@ func (s *Stream) explain(ctx context.Context, u *unit, err error) error {
 // explain turns err into an *outcome.Error that names what was asked of whom.
 func (r *reader) explain(ctx context.Context, err error) error {
 	var violation *ViolationError
-	var resized *resizedError
+	var altered *changedError
 	var known *outcome.Error
 	reason := outcome.InternalError
 	switch {
@@ -33,7 +33,7 @@ func (r *reader) explain(ctx context.Context, err error) error {
 		reason = outcome.Cancelled
 	case errors.As(err, &violation):
 		reason = outcome.ProtocolViolation
-	case errors.As(err, &resized):
+	case errors.As(err, &altered):
 		reason = outcome.StreamFailed
 	case errors.As(err, &known):
 		reason = known.Reason

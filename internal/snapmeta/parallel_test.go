@@ -238,6 +238,7 @@ func TestReadsAhead(t *testing.T) {
 		v := even(256 * mib)
 		server, cfg := service(t, fakes.Config{Volume: v, PerMessage: 64})
 		cfg.Streams = streams
+		cfg.Timing.StallTimeout, cfg.Timing.ProbeAfter = time.Minute, time.Minute // nothing is silent here, but a busy machine
 		got, err := listed(t, cfg)
 		if want := truth(v); err != nil || !slices.Equal(want, got) {
 			t.Fatalf("%v\n%s", err, cmp.Diff(want, got))
@@ -259,6 +260,7 @@ func TestQuickList(t *testing.T) {
 	v := even(64 * mib)
 	server, cfg := service(t, fakes.Config{Volume: v, PerMessage: 64})
 	cfg.Streams, cfg.StreamsAfter = 4, time.Hour
+	cfg.Timing.StallTimeout, cfg.Timing.ProbeAfter = time.Minute, time.Minute
 	got, err := listed(t, cfg)
 	if diff := cmp.Diff(truth(v), got); err != nil || diff != "" {
 		t.Fatalf("%v\n%s", err, diff)

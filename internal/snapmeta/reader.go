@@ -2,6 +2,7 @@ package snapmeta
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -42,11 +43,13 @@ type reader struct {
 	failures, tokenFailures int
 	// exhausted is set when the reader gave up after failures that might have passed.
 	exhausted bool
-	// refused is set when the reader gave up because of what the service answered to a call.
+	// refused is set when the reader gave up because of what the service answered to a call: an error, or what does not fit earlier calls.
 	refused bool
 	// ends counts how often the server said that nothing follows check.end.
 	ends      int
 	suspected bool
+	// listed is set when the current call has told a new extent.
+	listed bool
 	// beyond is the end of an extent that another call has listed; an end that is said before it is a lie.
 	beyond int64
 	// interrupted is set from a failure that cost a started list its stream, to the next call.
@@ -148,7 +151,7 @@ func (r *reader) open(ctx context.Context) error {
 		r.interrupted = false
 		r.resumes.Add(1)
 	}
-	r.call = c
+	r.call, r.listed = c, false
 	return nil
 }
 
@@ -159,9 +162,15 @@ func (r *reader) accept(m message) ([]blocklist.Extent, error) {
 	if r.check.messages == 1 {
 		r.opened()
 	}
-	if err != nil || len(extents) == 0 {
+	if err != nil {
+		var altered *changedError
+		r.refused = errors.As(err, &altered)
 		return nil, err
 	}
+	if len(extents) == 0 {
+		return nil, nil
+	}
+	r.listed = true
 	if r.ends > 0 {
 		r.log.Warn("stream had ended early as if complete", "offset", extents[0].Offset)
 		r.resumes.Add(1)
@@ -188,8 +197,8 @@ func (r *reader) opened() {
 // ended takes note of a stream that ended as if complete.
 func (r *reader) ended(ctx context.Context) error {
 	r.closeCall()
-	if r.check.messages == 0 && !r.suspected && time.Since(r.started) > r.timing.SuspectAfter {
-		r.log.Warn("stream ended without a message after a long silence, asking again", "offset", r.check.end)
+	if !r.listed && !r.suspected && time.Since(r.started) > r.timing.SuspectAfter {
+		r.log.Warn("stream ended without an extent after a long silence, asking again", "offset", r.check.end)
 		r.suspected = true
 		return nil
 	}

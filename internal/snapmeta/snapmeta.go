@@ -100,7 +100,7 @@ type Timing struct {
 	StallTimeout time.Duration
 	// EndGrace is how long to wait for the end of a stream that has reached the volume's capacity.
 	EndGrace time.Duration
-	// SuspectAfter is how long a call may take that ends as if complete but without any message, before its word is
+	// SuspectAfter is how long a call may take that ends as if complete but without any new extent, before its word is
 	// doubted: so look the calls that a driver gave up.
 	SuspectAfter time.Duration
 }

@@ -32,12 +32,9 @@ type Style struct {
 
 // messages cuts the extents from the starting offset into messages.
 func (c *session) messages(v Volume) []reply {
-	extents, kind := v.Allocated, api.BlockMetadataType_VARIABLE_LENGTH
+	extents := v.Allocated
 	if c.got.Delta {
 		extents = v.Delta
-	}
-	if v.Fixed {
-		kind = api.BlockMetadataType_FIXED_LENGTH
 	}
 	from := c.got.StartingOffset
 	if from > 0 && c.takes(IgnoreOffset, 0) {
@@ -53,13 +50,37 @@ func (c *session) messages(v Volume) []reply {
 	}
 	var all []reply
 	for part := range slices.Chunk(blocks, per) {
-		all = append(all, reply{kind: kind, capacity: v.Capacity, blocks: part})
+		all = append(all, reply{kind: v.kind(), capacity: v.Capacity, blocks: part})
 	}
 	if len(all) == 0 && c.cfg.EmptyMessage {
-		all = append(all, reply{kind: kind, capacity: v.Capacity})
+		all = append(all, v.blank())
 	}
 	return all
 }
+
+// endEarly returns errEarlyEnd after the fault's delay and message.
+func (c *session) endEarly(f Fault) error {
+	c.delay = f.Delay
+	if err := c.wait(); err != nil {
+		return err
+	}
+	if f.Flush {
+		if err := c.send(c.cfg.Volume.blank()); err != nil {
+			return err
+		}
+	}
+	return errEarlyEnd
+}
+
+func (v Volume) kind() api.BlockMetadataType {
+	if v.Fixed {
+		return api.BlockMetadataType_FIXED_LENGTH
+	}
+	return api.BlockMetadataType_VARIABLE_LENGTH
+}
+
+// blank is a message without extents.
+func (v Volume) blank() reply { return reply{kind: v.kind(), capacity: v.Capacity} }
 
 // from returns what a driver of that style lists of extents when it is asked from an offset.
 func (s Style) from(extents []Extent, from int64, v Volume) []*api.BlockMetadata {

@@ -68,6 +68,8 @@ type Fault struct {
 	Text string
 	// Delay is for Drip and Chatter, and for EarlyEnd: the wait before it.
 	Delay time.Duration
+	// Flush is for EarlyEnd: a message without extents comes before it.
+	Flush bool
 	// By is for Shift and ChangeCapacity, in bytes.
 	By int64
 	// OnRotate is called by RotateCertificate when the new certificate is in force.

@@ -252,11 +252,7 @@ func (c *session) strikeOne(f Fault, next *reply) error {
 		return c.hang(f.Kind == Freeze)
 	case EarlyEnd:
 		c.note(f.Kind)
-		c.delay = f.Delay
-		if err := c.wait(); err != nil {
-			return err
-		}
-		return errEarlyEnd
+		return c.endEarly(f)
 	case Status:
 		c.note(f.Kind)
 		text := f.Text
