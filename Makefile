@@ -73,9 +73,9 @@ test-shipped: test-servers $(BIN)/helm $(BIN)/promtool
 	$(AS_SHIPPED) CBT_BIN=$(BIN) KUBEBUILDER_ASSETS=$(BIN) go test -vet=off -timeout 20m ./test/... $(TEST_FLAGS)
 
 test-modules: test-servers
-	cd test/cluster && go test -race -trimpath -vet=off ./... $(TEST_FLAGS)
-	cd test/csidriver && go test -race -trimpath -vet=off ./... $(TEST_FLAGS)
-	cd test/bench && $(AS_SHIPPED) KUBEBUILDER_ASSETS=$(BIN) go test -vet=off ./... $(TEST_FLAGS)
+	cd test/cluster && go test -race -trimpath -vet=off -timeout 20m ./... $(TEST_FLAGS)
+	cd test/csidriver && go test -race -trimpath -vet=off -timeout 20m ./... $(TEST_FLAGS)
+	cd test/bench && $(AS_SHIPPED) KUBEBUILDER_ASSETS=$(BIN) go test -vet=off -timeout 20m ./... $(TEST_FLAGS)
 
 .PHONY: test-lives
 test-lives: test-servers ## The lives that a claim can have, with -race and every pair of deletions (about ten minutes)

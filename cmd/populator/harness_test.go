@@ -48,7 +48,7 @@ const (
 	testBase      = "handle-1"
 	testToken     = "token-of-the-test-0123456789"
 	// deadline bounds one run of the populator; it is far above what any takes.
-	deadline = 60 * time.Second
+	deadline = 3 * time.Minute
 )
 
 // scene is one run: a server, a command line and an empty volume.

@@ -39,7 +39,7 @@ import (
 const populatorNamespace = "cbt-populator"
 
 // deadline bounds every wait. Nothing in the reconciler works by the clock, so whatever happens within it was woken.
-const deadline = 20 * time.Second
+const deadline = 2 * time.Minute
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(os.Stderr))))

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -26,11 +27,7 @@ func (w *world) playReconciler() error {
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", list, err)
 		}
-		go func() {
-			for range events.ResultChan() {
-				w.look()
-			}
-		}()
+		go w.follow(list, events)
 	}
 	var errs []error
 	for {
@@ -47,6 +44,23 @@ func (w *world) playReconciler() error {
 		default:
 			errs = append(errs, err)
 		}
+	}
+}
+
+// follow looks again at every event. The API server ends a watch whose client is slow; then another one follows.
+func (w *world) follow(list client.ObjectList, events watch.Interface) {
+	for {
+		for range events.ResultChan() {
+			w.look()
+		}
+		var err error
+		if events, err = w.c.Watch(w.ctx, list); err != nil {
+			if w.ctx.Err() == nil {
+				w.Errorf("watch %T: %v", list, err)
+			}
+			return
+		}
+		w.look()
 	}
 }
 

@@ -39,7 +39,7 @@ import (
 
 // deadline bounds every wait of the tests. It is far below the machinery's safety net, so that what is reached within it
 // was reached because a watch woke someone.
-const deadline = 60 * time.Second
+const deadline = 4 * time.Minute
 
 // server is the API server of all tests of this package; it starts with the first test that needs one.
 var server = sync.OnceValues(func() (*apiserver.Server, error) {

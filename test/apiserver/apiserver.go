@@ -63,6 +63,9 @@ func Start(tb testing.TB) *Server {
 	return server
 }
 
+// patience bounds what takes seconds, but not while other tests and their compilers have the processors.
+const patience = 2 * time.Minute
+
 // shared is the server of Shared. It starts only when a test asks for it, so that a package's other tests need no binaries.
 var shared struct {
 	once   sync.Once
@@ -113,12 +116,12 @@ func New() (*Server, error) {
 	}
 
 	server := &Server{environment: &envtest.Environment{
-		BinaryAssetsDirectory: assets,
-		CRDDirectoryPaths:     crds,
-		ErrorIfCRDPathMissing: true,
-		// It takes seconds, but not while other tests and their compilers have the processors.
-		ControlPlaneStartTimeout: 2 * time.Minute,
-		ControlPlaneStopTimeout:  2 * time.Minute,
+		BinaryAssetsDirectory:    assets,
+		CRDDirectoryPaths:        crds,
+		ErrorIfCRDPathMissing:    true,
+		ControlPlaneStartTimeout: patience,
+		ControlPlaneStopTimeout:  patience,
+		CRDInstallOptions:        envtest.CRDInstallOptions{MaxTime: patience},
 	}}
 	// Without it the server drops a dataSourceRef that names another namespace.
 	server.environment.ControlPlane.GetAPIServer().Configure().Append("feature-gates", "CrossNamespaceVolumeDataSource=true")
@@ -172,7 +175,7 @@ func (s *Server) UninstallReferenceGrants() error {
 		return fmt.Errorf("make client: %w", err)
 	}
 	crd := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "apiextensions.k8s.io/v1", Kind: "CustomResourceDefinition"}}
-	return wait.PollUntilContextTimeout(context.Background(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	return wait.PollUntilContextTimeout(context.Background(), 50*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
 		err := c.Get(ctx, client.ObjectKey{Name: "referencegrants.gateway.networking.k8s.io"}, crd)
 		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
 	})
@@ -183,6 +186,7 @@ func referenceGrants() (envtest.CRDInstallOptions, error) {
 	return envtest.CRDInstallOptions{
 		Paths:              []string{filepath.Join(dir, "config", "crd", "standard", "gateway.networking.k8s.io_referencegrants.yaml")},
 		ErrorIfPathMissing: true,
+		MaxTime:            patience,
 	}, err
 }
 

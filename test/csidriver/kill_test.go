@@ -156,7 +156,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	dir := cleanDir(t)
 	conn := dial(t, socketPath(dir))
 	c := clients{csi.NewControllerClient(conn), csi.NewNodeClient(conn)}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	p := startProcess(t, dir)
 
@@ -247,7 +247,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 		select {
 		case err := <-written:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			// The writer cannot be ended, nor the volume unmounted, before it is thawed.
 			out, err := exec.Command("fsfreeze", "--unfreeze", filepath.Dir(path)).CombinedOutput()
 			return errors.Join(fmt.Errorf("the filesystem is still frozen; fsfreeze: %s", out), err)

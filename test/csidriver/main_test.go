@@ -131,7 +131,7 @@ func dial(t *testing.T, path string) *grpc.ClientConn {
 
 // within bounds a call, which waits until the driver listens.
 func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

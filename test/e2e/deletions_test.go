@@ -20,7 +20,7 @@ import (
 )
 
 // terminating is the longest that an object may be in Terminating.
-const terminating = time.Minute
+const terminating = namespaceDeadline
 
 // TestDeletions deletes what a population needs while it runs, before it can begin, and after it failed. What was asked to
 // go must go, what can be populated must be, and every test's namespace must go in the end, with nothing left in ours.

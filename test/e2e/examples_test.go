@@ -20,7 +20,7 @@ import (
 )
 
 // exampleDeadline bounds what one example may take.
-const exampleDeadline = 6 * time.Minute
+const exampleDeadline = 15 * time.Minute
 
 // example runs the shell commands of an example's page, as they are, in the test's namespace, and returns what they print. env has the
 // variables that the page leaves to its reader.

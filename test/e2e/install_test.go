@@ -250,7 +250,7 @@ func (w *world) fetch(url string) string {
 
 func (w *world) awaitController(replicas int) {
 	w.Helper()
-	w.run(nil, "-n", populatorNS, "rollout", "status", "deployment/cbt-populator-controller", "--timeout=120s")
+	w.run(nil, "-n", populatorNS, "rollout", "status", "deployment/cbt-populator-controller", "--timeout=180s")
 	var pods corev1.PodList
 	w.eventually(fmt.Sprintf("%d controllers run", replicas), patience, func(ctx context.Context) (bool, string) {
 		if err := api.List(ctx, &pods, client.InNamespace(populatorNS), client.MatchingLabels{"app.kubernetes.io/component": "controller"}); err != nil {

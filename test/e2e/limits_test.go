@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -20,9 +19,6 @@ import (
 	"github.com/cbt-populator/cbt-populator/api/blocklist"
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 )
-
-// soonAfter is within how long a claim goes on when what kept it is gone; without a watch it would be tried again every 30 s.
-const soonAfter = 20 * time.Second
 
 // TestQuota forbids more pods in the populator's namespace, and allows them once a claim has been refused. Quotas hold for everyone, so
 // it does not run beside others.
@@ -52,7 +48,7 @@ func TestQuota(t *testing.T) {
 		t.Errorf("the event does not name the quota: %s", refused)
 	}
 	w.kubectl("-n", populatorNS, "patch", "resourcequota", quota.Name, "--type=merge", "-p", `{"spec":{"hard":{"pods":"50"}}}`)
-	w.eventually("the claim goes on", soonAfter, func(context.Context) (bool, string) {
+	w.eventually("the claim goes on", patience, func(context.Context) (bool, string) {
 		var c corev1.PersistentVolumeClaim
 		err := w.get("list", &c)
 		return err == nil && c.Status.Phase == corev1.ClaimBound, fmt.Sprint(err, c.Status.Phase)
@@ -108,7 +104,7 @@ func (w *world) configure(change func(string) string) {
 	use := func(configMap string) {
 		w.run(nil, "-n", populatorNS, "patch", deployment, "-p",
 			fmt.Sprintf(`{"spec":{"template":{"spec":{"volumes":[{"name":"configuration","configMap":{"name":%q}}]}}}}`, configMap))
-		w.run(nil, "-n", populatorNS, "rollout", "status", deployment, "--timeout=90s")
+		w.run(nil, "-n", populatorNS, "rollout", "status", deployment, "--timeout=180s")
 	}
 	before := string(w.run(nil, "-n", populatorNS, "get", deployment, "-o", "jsonpath="+volume))
 	var configuration corev1.ConfigMap

@@ -85,7 +85,7 @@ func TestLeaderDies(t *testing.T) {
 	w.guide("snap-1", "snap-2")
 	scale := func(replicas string) {
 		w.run(nil, "-n", populatorNS, "scale", "deployment/cbt-populator-controller", "--replicas="+replicas)
-		w.run(nil, "-n", populatorNS, "rollout", "status", "deployment/cbt-populator-controller", "--timeout=60s")
+		w.run(nil, "-n", populatorNS, "rollout", "status", "deployment/cbt-populator-controller", "--timeout=180s")
 	}
 	scale("2")
 	t.Cleanup(func() { scale("1") })

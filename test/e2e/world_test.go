@@ -40,7 +40,7 @@ const (
 	blockSize         = 4096
 	patience          = 2 * time.Minute
 	pollInterval      = 200 * time.Millisecond
-	namespaceDeadline = time.Minute
+	namespaceDeadline = 4 * time.Minute
 )
 
 var (

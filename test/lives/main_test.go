@@ -18,7 +18,7 @@ import (
 
 // deadline bounds every wait for one thing: nothing may hang for longer, however busy the machine. It is far
 // below the machinery's safety net of ten minutes, so that what is reached within it was reached because a watch woke someone.
-const deadline = time.Minute
+const deadline = 4 * time.Minute
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of the random choices; 0: another one each time")

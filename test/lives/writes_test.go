@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -56,6 +58,7 @@ func TestWrites(t *testing.T) {
 				counter.reset()
 			}
 			each := claims / test.lives
+			began := time.Now()
 			lives = w.each(lives, func(l *life) error {
 				if test.resolved {
 					return l.fillMany(each)
@@ -63,9 +66,11 @@ func TestWrites(t *testing.T) {
 				return errors.Join(l.giveSource(), l.fillMany(each))
 			})
 			total, list := counter.sum(claims)
+			// What takes so long that people wonder says so, in an event and in the status. Here it does on a busy machine only.
+			bound := float64(test.bound) + math.Floor(time.Since(began).Seconds()/10)
 			t.Logf("%.2f writes a claim:\n%s", total, list)
-			if total >= float64(test.bound) || total < 5 {
-				t.Errorf("%.2f writes a claim, want fewer than %d, and so many that they were counted:\n%s", total, test.bound, list)
+			if total >= bound || total < 5 {
+				t.Errorf("%.2f writes a claim, want fewer than %.0f, and so many that they were counted:\n%s", total, bound, list)
 			}
 			w.each(lives, (*life).end)
 			w.checkNothingLeft()

@@ -292,16 +292,28 @@ func TestWaitEnds(t *testing.T) {
 		t.Error("the claim is gone")
 	}
 
-	done = w.started(t.Context(), "create", "deleted", "--from", "monday", "--to", "tuesday", "--wait")
+	heard := make(chan struct{})
+	ended := make(chan result, 1)
+	go func() {
+		errs := &listener{word: "seen", heard: heard}
+		ended <- w.cbrHeard(t.Context(), errs, "create", "deleted", "--from", "monday", "--to", "tuesday", "--wait")
+	}()
 	var cbr v1alpha1.ChangedBlockRange
 	w.await("deleted", &cbr)
 	// It has to be seen before it goes.
 	cbr.Status.State, cbr.Status.Message = v1alpha1.StatePending, "seen"
 	w.writeStatus(&cbr)
+	select {
+	case <-heard:
+	case r := <-ended:
+		t.Fatalf("it did not wait: %+v", r)
+	case <-time.After(deadline):
+		t.Fatal("it does not say what it waits for")
+	}
 	if err := w.Delete(t.Context(), &cbr); err != nil {
 		t.Fatal(err)
 	}
-	(<-done).refused(t, 1, "ChangedBlockRange deleted was deleted")
+	(<-ended).refused(t, 1, "ChangedBlockRange deleted was deleted")
 }
 
 // TestWaitNeedsTheRightToWatch: it says so at once instead of waiting for ever.

@@ -207,10 +207,30 @@ func (w *world) cbr(args ...string) result {
 }
 
 func (w *world) cbrWithin(ctx context.Context, args ...string) result {
-	var out, errs bytes.Buffer
+	return w.cbrHeard(ctx, &listener{}, args...)
+}
+
+func (w *world) cbrHeard(ctx context.Context, errs *listener, args ...string) result {
+	var out bytes.Buffer
 	args = append(args, "--kubeconfig", w.server.Kubeconfig, "-n", w.ns)
-	code := cli.Execute(ctx, cli.Streams{In: strings.NewReader(""), Out: &out, Err: &errs}, "test", args)
+	code := cli.Execute(ctx, cli.Streams{In: strings.NewReader(""), Out: &out, Err: errs}, "test", args)
 	return result{code, out.String(), errs.String()}
+}
+
+// listener keeps what is written to it, and closes heard once that contains word.
+type listener struct {
+	bytes.Buffer
+	word  string
+	heard chan struct{}
+}
+
+func (l *listener) Write(p []byte) (int, error) {
+	n, err := l.Buffer.Write(p)
+	if l.heard != nil && strings.Contains(l.String(), l.word) {
+		close(l.heard)
+		l.heard = nil
+	}
+	return n, err
 }
 
 // must fails the test unless the command succeeded.

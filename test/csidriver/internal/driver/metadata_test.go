@@ -217,13 +217,14 @@ func TestCancelledStreamEndsWithAnError(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), test.timeout)
 			defer cancel()
 			recv, err := h.open(ctx, request{target: s})
-			if err != nil {
-				t.Fatal(err)
-			}
 			if test.cancel {
 				cancel()
 			}
-			if _, err := recv(); status.Code(err) != test.want {
+			// The time may have passed before there was a stream.
+			if err == nil {
+				_, err = recv()
+			}
+			if status.Code(err) != test.want {
 				t.Errorf("got %v, want %s", err, test.want)
 			}
 		})
