@@ -241,8 +241,10 @@ func claimFacts(c *corev1.PersistentVolumeClaim) any {
 		Phase      corev1.PersistentVolumeClaimPhase
 		VolumeName string
 		Finalizers []string
+		// Class is given later to a claim that came before the cluster had a default one.
+		Class *string
 	}
-	return facts{c.Status.Phase, c.Spec.VolumeName, c.Finalizers}
+	return facts{c.Status.Phase, c.Spec.VolumeName, c.Finalizers, c.Spec.StorageClassName}
 }
 
 func podFacts(p *corev1.Pod) any {

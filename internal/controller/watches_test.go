@@ -130,6 +130,7 @@ func TestOnlyRelevantUpdatesPass(t *testing.T) {
 	}).Object
 	handle := aSnapshot("a", func(s *snapshots.Snapshot) { s.Content.Status.SnapshotHandle = ptr("x") }).Content
 	started, bound := aClaim("a", isStarted), aClaim("a", isBound)
+	classless := aClaim("a", func(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = nil })
 	done, recorded := aPod("a", ended(t, late, threeBlocks())), aPod("a", isRecorded)
 	for name, relevant := range map[string]bool{
 		"snapshot becomes ready":      update(onChange(snapshotFacts), pending, ready),
@@ -138,6 +139,7 @@ func TestOnlyRelevantUpdatesPass(t *testing.T) {
 		"content gets its handle":     update(onChange(contentFacts), content, handle),
 		"claim is started":            update(onChange(claimFacts), &claim, &started),
 		"claim is bound":              update(onChange(claimFacts), &claim, &bound),
+		"claim gets its class":        update(onChange(claimFacts), &classless, &claim),
 		"pod ends":                    update(onChange(podFacts), &pod, &done),
 		"pod is recorded":             update(onChange(podFacts), &pod, &recorded),
 		"creation":                    onChange(podFacts).Create(event.CreateEvent{Object: &pod}),

@@ -7,6 +7,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
 )
@@ -77,4 +78,65 @@ func TestClassAfterClaim(t *testing.T) {
 	w.create(w.class())
 	w.waitFilled(claim)
 	w.remove(w.class())
+}
+
+// TestClassThatWaitsAfterPrime: a prime claim was made without a node, and then the StorageClass waits for the first consumer.
+func TestClassThatWaitsAfterPrime(t *testing.T) {
+	immediate := func(w *world) *corev1.PersistentVolumeClaim {
+		class := w.class()
+		class.VolumeBindingMode = ptr.To(storagev1.VolumeBindingImmediate)
+		w.create(class)
+		claim := w.claim("claim", "range")
+		claim.Spec.StorageClassName = &class.Name
+		return claim
+	}
+	for name, test := range map[string]struct {
+		// begin returns the claim; change has it wait for a node.
+		begin  func(*world) *corev1.PersistentVolumeClaim
+		change func(w *world, claim, prime *corev1.PersistentVolumeClaim)
+	}{
+		"the class was another one": {immediate, func(w *world, _, _ *corev1.PersistentVolumeClaim) {
+			w.remove(w.class())
+			w.create(w.class())
+		}},
+		"the claim had its node before": {immediate, func(w *world, claim, _ *corev1.PersistentVolumeClaim) {
+			w.selectNode(claim, fakecluster.Node)
+			w.remove(w.class())
+			w.create(w.class())
+		}},
+		"there was no default class": {func(w *world) *corev1.PersistentVolumeClaim {
+			claim := w.claim("claim", "range")
+			claim.Spec.StorageClassName = nil
+			return claim
+		}, func(w *world, claim, prime *corev1.PersistentVolumeClaim) {
+			w.create(w.class())
+			w.setClass(prime)
+			w.setClass(claim)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, fill(t))
+			w.fake.SetProvisioning(false)
+			w.startController()
+			w.addRange("range")
+			claim := test.begin(w)
+			w.create(claim)
+			w.eventually("there is a prime claim and the finalizer", func() bool { return w.prime(claim) != nil && w.get(claim) && hasFinalizer(claim) })
+			test.change(w, claim, w.prime(claim))
+			w.selectNode(claim, fakecluster.Node)
+			w.fake.SetProvisioning(true)
+			w.waitFilled(claim)
+			w.remove(w.class())
+		})
+	}
+}
+
+// setClass plays the volume controller, which gives claims that name no class the default one.
+func (w *world) setClass(claim *corev1.PersistentVolumeClaim) {
+	w.Helper()
+	patch := client.MergeFrom(claim.DeepCopy())
+	claim.Spec.StorageClassName = ptr.To(w.class().Name)
+	if err := w.c.Patch(w.ctx, claim, patch); err != nil {
+		w.Fatal(err)
+	}
 }

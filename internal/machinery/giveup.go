@@ -88,11 +88,19 @@ func ending() predicate.Predicate {
 
 // claimsOfRange returns the requests of the claims that are filled from a ChangedBlockRange which is being deleted or gone.
 func (r *releaser) claimsOfRange(ctx context.Context, o client.Object) []reconcile.Request {
+	return r.indexed(ctx, indexSource, client.ObjectKeyFromObject(o).String())
+}
+
+// claimsOfClass returns the requests of the claims of a StorageClass: one of the same name may want a node for its volumes.
+func (r *releaser) claimsOfClass(ctx context.Context, o client.Object) []reconcile.Request {
+	return r.indexed(ctx, indexClass, o.GetName())
+}
+
+func (r *releaser) indexed(ctx context.Context, index, value string) []reconcile.Request {
 	var claims corev1.PersistentVolumeClaimList
-	source := client.ObjectKeyFromObject(o).String()
-	if err := r.client.List(ctx, &claims, client.MatchingFields{indexSource: source}); err != nil {
+	if err := r.client.List(ctx, &claims, client.MatchingFields{index: value}); err != nil {
 		// Only a cache that is being stopped fails here.
-		log.FromContext(ctx).Error(err, "cannot look up the claims of a ChangedBlockRange", "changedBlockRange", source)
+		log.FromContext(ctx).Error(err, "cannot look up claims", "index", index, "value", value)
 		return nil
 	}
 	var requests []reconcile.Request

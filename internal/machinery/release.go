@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -54,6 +55,7 @@ func (r *releaser) setup(mgr ctrl.Manager) error {
 		Watches(&corev1.PersistentVolumeClaim{}, toUID(r.uidOfClaim)).
 		Watches(&corev1.Pod{}, toUID(temporaryOf)).
 		Watches(&v1alpha1.ChangedBlockRange{}, handler.EnqueueRequestsFromMapFunc(r.claimsOfRange), builder.WithPredicates(ending())).
+		Watches(&storagev1.StorageClass{}, handler.EnqueueRequestsFromMapFunc(r.claimsOfClass)).
 		WatchesRawSource(r.references.Source(r.foreignClaims)).
 		Complete(r)
 	if err != nil {
@@ -112,7 +114,7 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 // goOn does for a claim that is not released what the library does not.
 func (r *releaser) goOn(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, prime *corev1.PersistentVolumeClaim) error {
 	if prime == nil {
-		return nil
+		return r.overlooked(ctx, claim, pod)
 	}
 	over, err := r.handedOver(ctx, claim, prime)
 	switch {
@@ -121,7 +123,7 @@ func (r *releaser) goOn(ctx context.Context, claim *corev1.PersistentVolumeClaim
 	case over:
 		return r.finish(ctx, claim, pod, prime)
 	case pod == nil:
-		return errors.Join(r.reschedule(ctx, claim, prime), r.giveUp(ctx, claim, prime))
+		return errors.Join(r.reschedule(ctx, claim, prime), r.remake(ctx, claim, prime), r.giveUp(ctx, claim, prime))
 	}
 	return nil
 }

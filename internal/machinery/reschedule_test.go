@@ -4,8 +4,14 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/cbt-populator/cbt-populator/internal/machinery/fakecluster"
 )
@@ -80,6 +86,66 @@ func TestRescheduled(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRemake: whoever may create a claim may write the annotation; it counts where the scheduler has to write it.
+func TestRemake(t *testing.T) {
+	late := ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)
+	for name, test := range map[string]struct {
+		mode   *storagev1.VolumeBindingMode
+		change func(claim, prime *corev1.PersistentVolumeClaim)
+		remade bool
+	}{
+		"the class waits":         {late, func(_, _ *corev1.PersistentVolumeClaim) {}, true},
+		"the class does not wait": {ptr.To(storagev1.VolumeBindingImmediate), func(_, _ *corev1.PersistentVolumeClaim) {}, false},
+		"the class does not say":  {nil, func(_, _ *corev1.PersistentVolumeClaim) {}, false},
+		"the class is gone":       {late, func(c, _ *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = ptr.To("gone") }, false},
+		"no class":                {late, func(c, _ *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = nil }, false},
+		"no node yet":             {late, func(c, _ *corev1.PersistentVolumeClaim) { c.Annotations = nil }, false},
+		"made for a node": {late, func(_, p *corev1.PersistentVolumeClaim) {
+			p.Annotations = map[string]string{annotationNode: "node-1", annotationSelectedNode: "node-1"}
+		}, false},
+		"node was given up": {late, func(_, p *corev1.PersistentVolumeClaim) { p.Annotations = map[string]string{annotationNode: "node-1"} }, false},
+		"has its volume":    {late, func(_, p *corev1.PersistentVolumeClaim) { p.Spec.VolumeName = "pv" }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := sampleTarget()
+			target.prime.Spec.VolumeName = ""
+			target.claim.Spec.StorageClassName = ptr.To("class")
+			target.claim.Annotations = map[string]string{annotationSelectedNode: "node-1"}
+			test.change(target.claim, target.prime)
+			c := fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).WithObjects(target.prime,
+				&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "class"}, VolumeBindingMode: test.mode}).Build()
+			r := &releaser{client: c, deletes: newDeletes(c, nil, testclock.NewFakePassiveClock(noon))}
+			if err := r.remake(t.Context(), target.claim, target.prime); err != nil {
+				t.Fatal(err)
+			}
+			err := c.Get(t.Context(), client.ObjectKeyFromObject(target.prime), target.prime.DeepCopy())
+			if got := apierrors.IsNotFound(err); got != test.remade {
+				t.Errorf("the prime claim was deleted: %v (%v), want %v", got, err, test.remade)
+			}
+		})
+	}
+}
+
+// TestNodeTakenOffBeforeBound takes the node off a claim whose volume is handed over, as provisioners do when the node is gone. No
+// scheduler chooses another one for a claim that is bound.
+func TestNodeTakenOffBeforeBound(t *testing.T) {
+	w := newWorld(t, fill(t))
+	w.fake.SetHolds(fakecluster.Holds{Bind: func(c *corev1.PersistentVolumeClaim) bool { return c.Namespace == w.namespace }})
+	w.startController()
+	w.addRange("range")
+	claim := w.claim("claim", "range")
+	claim.Spec.StorageClassName = ptr.To(fakecluster.ClassLate)
+	claim.Annotations = map[string]string{annotationSelectedNode: fakecluster.Node}
+	w.create(claim)
+	w.eventually("the volume is handed over", func() bool {
+		prime := w.prime(claim)
+		return prime != nil && prime.Status.Phase == corev1.ClaimLost && w.get(claim)
+	})
+	w.selectNode(claim, "")
+	w.fake.SetHolds(fakecluster.Holds{})
+	w.waitFilled(claim)
 }
 
 func TestMarkPrime(t *testing.T) {

@@ -349,6 +349,9 @@ func (f *Cluster) claim(ctx context.Context, s *state, c *corev1.PersistentVolum
 }
 
 func (f *Cluster) provision(ctx context.Context, s *state, c *corev1.PersistentVolumeClaim) error {
+	if c.Spec.StorageClassName == nil {
+		return nil
+	}
 	class, ok := s.classes[*c.Spec.StorageClassName]
 	if !ok {
 		return nil
