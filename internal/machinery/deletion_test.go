@@ -165,6 +165,40 @@ func TestOrphansAreRemoved(t *testing.T) {
 	w.eventually("pod and prime claim are gone", func() bool { return w.pod(claim) == nil && w.prime(claim) == nil })
 }
 
+// TestFinalizerWithoutReference: who restores claims from a backup may keep the finalizer and leave the reference out, or replace it.
+func TestFinalizerWithoutReference(t *testing.T) {
+	for name, source := range map[string]*corev1.TypedObjectReference{
+		"no data source":   nil,
+		"a VolumeSnapshot": {APIGroup: ptr.To("snapshot.storage.k8s.io"), Kind: "VolumeSnapshot", Name: "monday"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, hang)
+			held := func(name string) *corev1.PersistentVolumeClaim {
+				claim := w.claim(name, "range")
+				claim.Spec.DataSourceRef, claim.Finalizers = source, []string{v1alpha1.FinalizerClaim}
+				w.create(claim)
+				return claim
+			}
+			going, staying := held("going"), held("staying")
+			filled := func() bool { return source != nil || w.get(staying) && staying.Status.Phase == corev1.ClaimBound }
+			w.eventually("a claim that nobody is to fill has its volume", filled)
+			w.remove(going)
+			w.startController()
+			w.waitGone(going)
+			w.eventually("the finalizer is gone", func() bool { return w.get(staying) && !hasFinalizer(staying) })
+			if !filled() || staying.DeletionTimestamp != nil {
+				t.Errorf("the claim was not left alone: %+v", staying)
+			}
+			volume := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: staying.Spec.VolumeName}}
+			if source == nil && (!w.get(volume) || volume.DeletionTimestamp != nil || volume.Spec.ClaimRef.UID != staying.UID) {
+				t.Errorf("the claim's volume was not left alone: %+v", volume)
+			}
+			w.remove(staying)
+			w.waitGone(staying)
+		})
+	}
+}
+
 // TestForeignObjectsAreLeftAlone creates objects in the populator namespace that look a little like temporary ones.
 func TestForeignObjectsAreLeftAlone(t *testing.T) {
 	w := newWorld(t, fill(t))

@@ -18,7 +18,8 @@ import (
 const (
 	// indexSource maps "namespace/name" of a ChangedBlockRange to the claims that are filled from it.
 	indexSource = "machinery.source"
-	// indexUID maps a UID to the claim, for claims that are filled from a ChangedBlockRange.
+	// indexUID maps a UID to the claim, for claims that are filled from a ChangedBlockRange, and those that have the finalizer
+	// although they are not.
 	indexUID = "machinery.uid"
 	// indexClass maps a StorageClass to the claims that are filled from a ChangedBlockRange and name it.
 	indexClass = "machinery.class"
@@ -39,7 +40,7 @@ func registerIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			return nil
 		},
 		indexUID: func(o client.Object) []string {
-			if _, ok := reference.Of(o.(*corev1.PersistentVolumeClaim)); ok {
+			if concernsUs(o.(*corev1.PersistentVolumeClaim)) {
 				return []string{string(o.GetUID())}
 			}
 			return nil
@@ -64,6 +65,12 @@ func registerIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}
 	}
 	return nil
+}
+
+// concernsUs reports whether there may be something to do for a claim: it refers to a ChangedBlockRange, or has the finalizer.
+func concernsUs(claim *corev1.PersistentVolumeClaim) bool {
+	_, refers := reference.Of(claim)
+	return refers || hasFinalizer(claim)
 }
 
 // gate decides which claims the library may work on. It reads caches only.

@@ -74,7 +74,7 @@ func (r *releaser) uidOfClaim(o client.Object) types.UID {
 	if claim.Namespace == r.namespace {
 		return temporaryOf(o)
 	}
-	if _, ours := reference.Of(claim); ours || hasFinalizer(claim) {
+	if concernsUs(claim) {
 		return claim.UID
 	}
 	return ""
@@ -131,9 +131,15 @@ func (r *releaser) goOn(ctx context.Context, claim *corev1.PersistentVolumeClaim
 // released reports whether the temporary objects of a claim are to go although the library does not say so. claim is nil
 // when it is gone.
 func released(claim, prime *corev1.PersistentVolumeClaim) bool {
-	switch {
-	case claim == nil || claim.DeletionTimestamp != nil:
+	if claim == nil || claim.DeletionTimestamp != nil {
 		return true
+	}
+	if _, refers := reference.Of(claim); !refers {
+		// It is never filled, and only its finalizer is ours: who restores a claim from a backup may keep that and leave the
+		// reference out, and the library adds it by the claim's name, which may be another claim's by then.
+		return true
+	}
+	switch {
 	case claim.Spec.VolumeName == "":
 		return false
 	case !hasFinalizer(claim):

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/podstate"
+	"github.com/cbt-populator/cbt-populator/internal/reference"
 )
 
 // playReconciler plays the ChangedBlockRange reconciler until the world ends.
@@ -80,7 +81,8 @@ func (w *world) playRanges() error {
 	for i := range ranges.Items {
 		cbr := &ranges.Items[i]
 		busy := slices.ContainsFunc(claims.Items, func(c corev1.PersistentVolumeClaim) bool {
-			return c.Spec.DataSourceRef.Name == cbr.Name && hasFinalizer(&c)
+			source, _ := reference.Of(&c)
+			return source.Name == cbr.Name && hasFinalizer(&c)
 		})
 		if cbr.DeletionTimestamp != nil {
 			if !busy && len(cbr.Finalizers) > 0 {
