@@ -52,6 +52,8 @@ type podClaim struct {
 	attempt int
 	// streams is the number of streams that the pod may read at once.
 	streams int
+	// volume is the prime claim's.
+	volume *corev1.PersistentVolume
 }
 
 // block reports whether the claim asks for a raw device.
@@ -74,7 +76,7 @@ func populatorPod(cfg *Config, source podSource, target podClaim) *corev1.Pod {
 			RestartPolicy:                 corev1.RestartPolicyNever,
 			TerminationGracePeriodSeconds: ptr.To(graceSeconds),
 			SecurityContext:               podSecurity(cfg, target),
-			Affinity:                      nodeAffinity(target.prime.Annotations[annotationNode]),
+			Affinity:                      nodeAffinity(target.prime.Annotations[annotationNode], target.volume),
 			NodeSelector:                  nodeSelector(cfg),
 			PriorityClassName:             cfg.Pod.PriorityClassName,
 			Containers:                    []corev1.Container{populateContainer(cfg, source, target)},
@@ -152,22 +154,25 @@ func nodeSelector(cfg *Config) map[string]string {
 	return labels
 }
 
-// nodeAffinity binds the pod to node through the scheduler, which, unlike spec.nodeName, still checks resources, taints
+// nodeAffinity takes the pod to node through the scheduler, which, unlike spec.nodeName, still checks resources, taints
 // and volume limits. No node, no affinity.
-func nodeAffinity(node string) *corev1.Affinity {
+//
+// If the volume says which nodes reach it, the scheduler sees to that anyway, and any of them will do: node may be full, or gone
+// since the volume was made. Of a volume that does not say, nobody knows whether another node reaches it.
+func nodeAffinity(node string, volume *corev1.PersistentVolume) *corev1.Affinity {
 	if node == "" {
 		return nil
 	}
+	term := corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{{
+		Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node},
+	}}}
+	if volume.Spec.NodeAffinity != nil && volume.Spec.NodeAffinity.Required != nil {
+		return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{Weight: 100, Preference: term}},
+		}}
+	}
 	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-			NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-				MatchFields: []corev1.NodeSelectorRequirement{{
-					Key:      metav1.ObjectNameField,
-					Operator: corev1.NodeSelectorOpIn,
-					Values:   []string{node},
-				}},
-			}},
-		},
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{term}},
 	}}
 }
 

@@ -1,6 +1,7 @@
 package machinery
 
 import (
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -35,6 +37,10 @@ func TestPopulatorPod(t *testing.T) {
 			c.prime.Annotations = map[string]string{annotationNode: "node-7"}
 			s.cbr.Spec.Format = v1alpha1.FormatBinary
 			c.attempt = 3
+		},
+		"filesystem-late-elsewhere": func(_ *Config, _ *podSource, c *podClaim) {
+			c.prime.Annotations = map[string]string{annotationNode: "node-7"}
+			c.volume.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{}}
 		},
 		"everything": func(cfg *Config, s *podSource, _ *podClaim) {
 			cfg.Pod.ImagePullSecrets = []string{"pull"}
@@ -94,6 +100,33 @@ func TestPopulatorNodes(t *testing.T) {
 			}
 			if settingDigest(cfg, sampleSource()) != before {
 				t.Error("the configuration was changed")
+			}
+		})
+	}
+}
+
+// TestVolumeDecidesWhetherItsNodeIsAMust: one that says where it is leaves the scheduler any of those nodes.
+func TestVolumeDecidesWhetherItsNodeIsAMust(t *testing.T) {
+	for name, test := range map[string]struct {
+		reached *corev1.VolumeNodeAffinity
+		must    bool
+	}{
+		"it says where it is":   {&corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{}}, false},
+		"it does not":           {nil, true},
+		"it says so of no node": {&corev1.VolumeNodeAffinity{}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, func(target podClaim, _ podSource, volume *corev1.PersistentVolume) {
+				target.prime.Annotations = map[string]string{annotationNode: "node-7"}
+				volume.Spec.NodeAffinity = test.reached
+			}, interceptor.Funcs{})
+			if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+				t.Fatalf("populate: %v, want waiting", err)
+			}
+			affinity := b.currentPod(t).Spec.Affinity.NodeAffinity
+			must, may := affinity.RequiredDuringSchedulingIgnoredDuringExecution, affinity.PreferredDuringSchedulingIgnoredDuringExecution
+			if (must != nil) != test.must || (len(may) > 0) == test.must {
+				t.Errorf("the pod's affinity is %v, want the node to be a must: %v", affinity, test.must)
 			}
 		})
 	}

@@ -175,11 +175,11 @@ func (f *filler) source(ctx context.Context, ranges client.Reader, claim, prime 
 // status, but the cache may have the mark first, and by the status before it the list of a snapshot that was replaced would be the
 // one that is wanted.
 func (f *filler) complete(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim) (bool, error) {
-	holder, err := f.volumeHolder(ctx, prime)
+	volume, err := f.volume(ctx, prime)
 	if err != nil {
 		return false, err
 	}
-	switch holder {
+	switch holder := holderOf(volume); holder {
 	case claim.UID:
 		// Handed over already.
 		return true, nil
@@ -200,24 +200,29 @@ func (f *filler) complete(ctx context.Context, claim, prime *corev1.PersistentVo
 	return pod != nil && judge(f.cfg, pod, want, f.clock.Now()).action == actionComplete, nil
 }
 
-// volumeHolder returns the UID of the claim that the prime claim's volume is bound to, or "".
-func (f *filler) volumeHolder(ctx context.Context, prime *corev1.PersistentVolumeClaim) (types.UID, error) {
+// volume returns the prime claim's volume.
+func (f *filler) volume(ctx context.Context, prime *corev1.PersistentVolumeClaim) (*corev1.PersistentVolume, error) {
 	var volume corev1.PersistentVolume
 	if err := f.live.Get(ctx, types.NamespacedName{Name: prime.Spec.VolumeName}, &volume); err != nil {
-		return "", fmt.Errorf("get volume %s of prime claim %s: %w", prime.Spec.VolumeName, prime.Name, err)
+		return nil, fmt.Errorf("get volume %s of prime claim %s: %w", prime.Spec.VolumeName, prime.Name, err)
 	}
+	return &volume, nil
+}
+
+// holderOf returns the UID of the claim that a volume is bound to, or "".
+func holderOf(volume *corev1.PersistentVolume) types.UID {
 	if volume.Spec.ClaimRef == nil {
-		return "", nil
+		return ""
 	}
-	return volume.Spec.ClaimRef.UID, nil
+	return volume.Spec.ClaimRef.UID
 }
 
 // afterLoss handles a prime claim that lost its volume: usually because the volume was handed over, else because someone
 // deleted the volume, and then everything starts again.
 func (f *filler) afterLoss(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim, pod *corev1.Pod) error {
-	holder, err := f.volumeHolder(ctx, prime)
+	volume, err := f.volume(ctx, prime)
 	switch {
-	case err == nil && holder == claim.UID:
+	case err == nil && holderOf(volume) == claim.UID:
 		return nil
 	case err != nil && !apierrors.IsNotFound(err):
 		return err

@@ -53,6 +53,7 @@ func sampleTarget() podClaim {
 			Spec:       corev1.PersistentVolumeClaimSpec{VolumeName: "pv"},
 			Status:     corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
 		},
+		volume:  &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}},
 		attempt: 1,
 		streams: 4,
 	}

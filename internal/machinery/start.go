@@ -39,17 +39,18 @@ func (f *filler) start(ctx context.Context, target podClaim, source podSource) e
 		keep = true
 		return f.wait(ctx, target.claim, "other populator pods to finish", 0)
 	}
-	holder, err := f.volumeHolder(ctx, target.prime)
+	volume, err := f.volume(ctx, target.prime)
 	if err != nil {
 		return err
 	}
-	if holder != target.prime.UID {
+	if holderOf(volume) != target.prime.UID {
 		// complete tells a volume that was handed over from one that was taken away.
 		return nil
 	}
 	if err := ensureEndpoint(ctx, f.client, f.cfg.PopulatorNamespace, source.service); err != nil {
 		return err
 	}
+	target.volume = volume
 	target.streams = f.slots.share(name, f.cfg.Pod.Streams, f.cfg.StreamsPerDriver)
 	keep, err = f.create(ctx, target, source)
 	return err
