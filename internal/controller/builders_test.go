@@ -146,6 +146,15 @@ func died(state corev1.ContainerStateTerminated) func(*corev1.Pod) {
 	}
 }
 
+// lostAt ends the pod as one whose node was lost: of its container, nothing is known any more.
+func lostAt(at time.Time) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.Phase = corev1.PodFailed
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(at)}}
+		p.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "ContainerStatusUnknown"}}
+	}
+}
+
 // ended ends the pod with a result, as the populator does.
 func ended(t *testing.T, at time.Time, result outcome.Result) func(*corev1.Pod) {
 	t.Helper()

@@ -91,12 +91,8 @@ func readAttempt(pod *corev1.Pod) attempt {
 	a.finished = true
 	a.mark = pod.Annotations[v1alpha1.AnnotationResultRecorded]
 	a.recorded = a.mark != ""
-	a.at = pod.CreationTimestamp.Time
-	terminated := podstate.Terminated(pod)
-	if terminated != nil {
-		a.at = terminated.FinishedAt.Time
-	}
-	a.result = readResult(pod, terminated)
+	a.at = podstate.EndedAt(pod)
+	a.result = readResult(pod, podstate.Terminated(pod))
 	return a
 }
 

@@ -179,6 +179,11 @@ func TestStates(t *testing.T) {
 		"the last of two attempts counts, also if it failed": {
 			{withPods(aPod("a", ended(t, late, volumeFull)), aPod("b", ended(t, noon, threeBlocks()))), v1alpha1.StateFailed, v1alpha1.ReasonVolumeFull, ""},
 		},
+		"the last of two attempts counts, also if it was lost with its node": {
+			{withClaims(aClaim("a", isStarted), aClaim("b", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, ""},
+			{withPods(aPod("a", ended(t, noon.Add(time.Hour), volumeFull))), v1alpha1.StateFailed, v1alpha1.ReasonVolumeFull, ""},
+			{withPods(aPod("a", ended(t, noon.Add(time.Hour), volumeFull), isRecorded), aPod("b", lostAt(late))), v1alpha1.StatePopulating, v1alpha1.ReasonEvicted, "it is tried again"},
+		},
 		"a written list outlives the next claim's wait": {
 			{withPods(aPod("a", ended(t, late, threeBlocks()))), v1alpha1.StateReady, v1alpha1.ReasonPopulated, ""},
 			{withPods(aPod("b")), v1alpha1.StateReady, v1alpha1.ReasonPopulated, ""},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
+	"github.com/cbt-populator/cbt-populator/internal/podstate"
 )
 
 // failureOf reads the failure of a pod that ended without a list.
@@ -20,7 +21,7 @@ func failureOf(pod *corev1.Pod) outcome.Failure {
 		Source:    pod.Annotations[v1alpha1.AnnotationSource],
 		Setting:   pod.Annotations[annotationSetting],
 		Attempt:   attemptOf(pod),
-		At:        finishedAt(pod).UTC().Truncate(time.Second),
+		At:        podstate.EndedAt(pod).UTC().Truncate(time.Second),
 	}
 	// Without a result, the reason stays empty and another attempt follows.
 	if result, err := podResult(pod); err == nil {

@@ -180,11 +180,3 @@ func podResult(pod *corev1.Pod) (outcome.Result, error) {
 	}
 	return result, nil
 }
-
-// finishedAt returns when the pod ended; for one that never started (evicted, rejected by its node), when it was created.
-func finishedAt(pod *corev1.Pod) time.Time {
-	if t := podstate.Terminated(pod); t != nil && !t.FinishedAt.IsZero() {
-		return t.FinishedAt.Time
-	}
-	return pod.CreationTimestamp.Time
-}

@@ -3,6 +3,8 @@
 package podstate
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -61,4 +63,25 @@ func outlived(pod *corev1.Pod) bool {
 		}
 	}
 	return false
+}
+
+// EndedAt returns when a pod that has ended did so, as far as anybody has told: its populator's container; or, if that never ran, or was
+// lost with its node and nobody knows when, the pod's conditions, of which the last change is the end. It is never before the pod was
+// created, whatever the clock of its node says.
+func EndedAt(pod *corev1.Pod) time.Time {
+	at := pod.CreationTimestamp.Time
+	if t := Terminated(pod); t != nil && !t.FinishedAt.IsZero() {
+		return latest(at, t.FinishedAt.Time)
+	}
+	for i := range pod.Status.Conditions {
+		at = latest(at, pod.Status.Conditions[i].LastTransitionTime.Time)
+	}
+	return at
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

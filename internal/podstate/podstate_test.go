@@ -2,8 +2,10 @@ package podstate
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
@@ -65,6 +67,45 @@ func TestHowFarAPodIs(t *testing.T) {
 			}
 			if got := Wrote(pod); got != test.wrote {
 				t.Errorf("wrote: %v, want %v", got, test.wrote)
+			}
+		})
+	}
+}
+
+// TestWhenAPodEnded, also if its kubelet never said so, or has a clock of its own.
+func TestWhenAPodEnded(t *testing.T) {
+	created := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	after := func(d time.Duration) metav1.Time { return metav1.NewTime(created.Add(d)) }
+	conditions := []corev1.PodCondition{
+		{Type: corev1.PodScheduled, LastTransitionTime: after(time.Second)},
+		{Type: corev1.DisruptionTarget, LastTransitionTime: after(time.Hour)},
+		{Type: corev1.PodReady, LastTransitionTime: after(time.Minute)},
+	}
+	ended := func(at metav1.Time) []corev1.ContainerStatus {
+		return []corev1.ContainerStatus{{
+			Name: v1alpha1.ContainerPopulate,
+			State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+				ExitCode: 137, Reason: "ContainerStatusUnknown", FinishedAt: at,
+			}},
+		}}
+	}
+	for name, test := range map[string]struct {
+		status corev1.PodStatus
+		want   time.Duration
+	}{
+		"its container ended":                 {corev1.PodStatus{ContainerStatuses: ended(after(time.Minute))}, time.Minute},
+		"its container ended, its pod later":  {corev1.PodStatus{ContainerStatuses: ended(after(time.Second)), Conditions: conditions}, time.Second},
+		"its node's clock is behind":          {corev1.PodStatus{ContainerStatuses: ended(after(-time.Hour))}, 0},
+		"lost with its node":                  {corev1.PodStatus{ContainerStatuses: ended(metav1.Time{}), Conditions: conditions}, time.Hour},
+		"lost with its node, without a word":  {corev1.PodStatus{ContainerStatuses: ended(metav1.Time{})}, 0},
+		"evicted before its container ran":    {corev1.PodStatus{Conditions: conditions}, time.Hour},
+		"rejected by its node without a word": {corev1.PodStatus{}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := &corev1.Pod{Status: test.status}
+			pod.CreationTimestamp = metav1.NewTime(created)
+			if got := EndedAt(pod).Sub(created); got != test.want {
+				t.Errorf("%v after it was created, want %v", got, test.want)
 			}
 		})
 	}
