@@ -14,14 +14,19 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/podstate"
 )
 
-// failureOf reads the failure of a pod that ended without a list.
-func failureOf(pod *corev1.Pod) outcome.Failure {
+// failureOf reads the failure of a pod that ended without a list, and was seen then. When it ended is the word of its node, whose clock may
+// be ahead of ours: then the next attempt would follow, and the logs be dropped, only when ours has caught up.
+func failureOf(pod *corev1.Pod, seen time.Time) outcome.Failure {
+	at := podstate.EndedAt(pod)
+	if at.After(seen) {
+		at = seen
+	}
 	f := outcome.Failure{
 		SourceUID: pod.Labels[v1alpha1.LabelChangedBlockRangeUID],
 		Source:    pod.Annotations[v1alpha1.AnnotationSource],
 		Setting:   pod.Annotations[annotationSetting],
 		Attempt:   attemptOf(pod),
-		At:        podstate.EndedAt(pod).UTC().Truncate(time.Second),
+		At:        at.UTC().Truncate(time.Second),
 	}
 	// Without a result, the reason stays empty and another attempt follows.
 	if result, err := podResult(pod); err == nil {
@@ -38,8 +43,7 @@ func rememberedFailure(prime *corev1.PersistentVolumeClaim) (outcome.Failure, bo
 
 // retire removes a failed pod whose logs were kept long enough. What it knew is on the prime claim first, in the cache as
 // well as in the API: without either, the next sync would take the claim for one that was never tried.
-func (f *filler) retire(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim, pod *corev1.Pod) error {
-	failed := failureOf(pod)
+func (f *filler) retire(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim, pod *corev1.Pod, failed outcome.Failure) error {
 	if known, ok := rememberedFailure(prime); !ok || known != failed {
 		annotation, err := failed.Marshal()
 		if err != nil {

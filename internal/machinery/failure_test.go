@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -16,12 +17,18 @@ import (
 	"github.com/cbt-populator/cbt-populator/internal/outcome"
 )
 
-// sync reads the prime claim again, as the library's next sync would, and takes the claim one step further.
-func (b *bench) sync(t *testing.T) {
+func (b *bench) readPrime(t *testing.T) *corev1.PersistentVolumeClaim {
 	t.Helper()
 	if err := b.client.Get(context.Background(), client.ObjectKeyFromObject(b.target.prime), b.target.prime); err != nil {
 		t.Fatal(err)
 	}
+	return b.target.prime
+}
+
+// sync reads the prime claim again, as the library's next sync would, and takes the claim one step further.
+func (b *bench) sync(t *testing.T) {
+	t.Helper()
+	b.readPrime(t)
 	if err := b.populateOnce(); !errors.Is(err, errWaiting) {
 		t.Fatalf("populate: %v, want waiting", err)
 	}
@@ -67,6 +74,31 @@ func TestFailedPodIsRemovedAndRemembered(t *testing.T) {
 	}
 	if b.target.prime.Annotations[v1alpha1.AnnotationFailure] != "" {
 		t.Error("the failure is still remembered while the next attempt runs")
+	}
+}
+
+// TestNodesClockDecidesNothing: the pod's node is three hours ahead of us, and so is the end of the pod. The failure is remembered as of
+// when it was seen.
+func TestNodesClockDecidesNothing(t *testing.T) {
+	const retention = 5 * time.Minute
+	for reason, want := range map[outcome.Reason]time.Duration{outcome.StreamFailed: DefaultRetryBase, outcome.ListTooLarge: retention} {
+		pod := endedPod(t, corev1.PodFailed, reason)
+		pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(noon.Add(3 * time.Hour))
+		b := newBench(t, nil, interceptor.Funcs{}, pod)
+		b.cfg.FailedPodRetention = ptr.To(retention)
+		b.sync(t)
+		if b.waits[0] != want {
+			t.Errorf("%s: it is looked at again after %v, want %v", reason, b.waits[0], want)
+		}
+		b.clock = testclock.NewFakePassiveClock(noon.Add(want))
+		b.sync(t)
+		failed, remembered := rememberedFailure(b.readPrime(t))
+		if again := b.currentPod(t) == nil; again != (reason == outcome.StreamFailed) || remembered == again {
+			t.Errorf("%s: after %v there is a pod: %v, and the failure is remembered: %v", reason, want, !again, remembered)
+		}
+		if remembered && !failed.At.Equal(noon) {
+			t.Errorf("%s: it is remembered as of %v, want %v", reason, failed.At, noon)
+		}
 	}
 }
 

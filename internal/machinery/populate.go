@@ -114,15 +114,16 @@ func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVo
 	if pod == nil {
 		return f.resume(ctx, podClaim{claim: claim, prime: prime}, source, want)
 	}
-	f.starts.observe(pod)
-	told := f.events.populating(claim, pod, f.clock.Now())
-	switch v := f.yield(pod, judge(f.cfg, pod, want, f.clock.Now())); v.action {
+	now := f.clock.Now()
+	seen := f.starts.observe(pod, now)
+	told := f.events.populating(claim, pod, now)
+	switch v := f.yield(pod, judge(f.cfg, pod, want, seen, now)); v.action {
 	case actionComplete:
 		return nil
 	case actionReplace:
 		return f.replace(ctx, claim, pod, v)
 	case actionRetire:
-		return f.retire(ctx, claim, prime, pod)
+		return f.retire(ctx, claim, prime, pod, failureOf(pod, seen))
 	default:
 		return f.wait(ctx, claim, v.why, sooner(v.wait, told))
 	}
@@ -197,7 +198,9 @@ func (f *filler) complete(ctx context.Context, claim, prime *corev1.PersistentVo
 	if err != nil && !errors.Is(err, errWaiting) {
 		return false, err
 	}
-	return pod != nil && judge(f.cfg, pod, want, f.clock.Now()).action == actionComplete, nil
+	// How long ago a pod failed does not matter here.
+	now := f.clock.Now()
+	return pod != nil && judge(f.cfg, pod, want, now, now).action == actionComplete, nil
 }
 
 // volume returns the prime claim's volume.

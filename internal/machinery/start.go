@@ -180,6 +180,8 @@ type lastStart struct {
 	at      time.Time
 	// unseen is set until the pod has been in the cache.
 	unseen bool
+	// ended is when the pod was first seen to have ended; zero: it was not.
+	ended time.Time
 }
 
 func newStarts() *starts { return &starts{last: map[types.UID]lastStart{}} }
@@ -195,15 +197,24 @@ func (s *starts) next(cfg *Config, claim types.UID, now time.Time) (attempt int,
 	return last.attempt + 1, last.at.Add(backoff(cfg, last.attempt)).Sub(now)
 }
 
-// observe takes note of a pod that exists.
-func (s *starts) observe(pod *corev1.Pod) {
+// observe takes note of a pod that exists, and returns when it was first seen to have ended: now, if this is the first time. After a
+// restart of the controller it is seen for the first time once more.
+func (s *starts) observe(pod *corev1.Pod, now time.Time) (ended time.Time) {
 	if pod.DeletionTimestamp != nil {
-		return
+		return now
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	claim := claimUIDFromName(pod.Name)
-	s.last[claim] = lastStart{attempt: attemptOf(pod), at: pod.CreationTimestamp.Time, unseen: s.last[claim].unseen}
+	last := lastStart{attempt: attemptOf(pod), at: pod.CreationTimestamp.Time, unseen: s.last[claim].unseen}
+	if podstate.Ended(pod) {
+		last.ended = s.last[claim].ended
+		if last.ended.IsZero() {
+			last.ended = now
+		}
+	}
+	s.last[claim] = last
+	return last.ended
 }
 
 // created takes note of a pod that was created just now.

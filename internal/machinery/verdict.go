@@ -79,8 +79,9 @@ func outdated(pod *corev1.Pod) bool {
 // of the driver. They get another attempt now and then.
 var rechecked = []outcome.Reason{outcome.PermissionDenied, outcome.SnapshotNotFound, outcome.DeltaUnavailable}
 
-// judge decides what is to be done about the pod of a claim. It is pure; now is the only clock it knows.
-func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
+// judge decides what is to be done about the pod of a claim. It is pure; now is the only clock it knows. seen is when the pod, if it has
+// ended, was first seen to have.
+func judge(cfg *Config, pod *corev1.Pod, want wanted, seen, now time.Time) verdict {
 	if pod.DeletionTimestamp != nil {
 		return verdict{action: actionWait, why: "the populator pod is being deleted"}
 	}
@@ -107,7 +108,7 @@ func judge(cfg *Config, pod *corev1.Pod, want wanted, now time.Time) verdict {
 	case podstate.Wrote(pod):
 		return verdict{action: actionComplete, why: "the list is written"}
 	}
-	failed := failureOf(pod)
+	failed := failureOf(pod, seen)
 	v := judgeFailure(cfg, failed, want, now)
 	if v.action != actionWait {
 		return v

@@ -92,6 +92,12 @@ func judgeCases() []judgeCase {
 		})
 	}
 	stays := sidecar(corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
+	// By the clock of its node; it is noon when it is first seen to have ended.
+	endedAt := func(at time.Duration) change {
+		return func(p *corev1.Pod, _ *wanted) {
+			p.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(noon.Add(at))
+		}
+	}
 	attempt := func(n int) change {
 		return func(p *corev1.Pod, _ *wanted) { p.Annotations[annotationAttempt] = strconv.Itoa(n) }
 	}
@@ -151,6 +157,11 @@ func judgeCases() []judgeCase {
 		{"retryable, time is up", bad, outcome.StreamFailed, same, 10 * time.Second, actionReplace, 0, false},
 		{"retryable, unresolved by now", bad, outcome.StreamFailed, unresolved, 59 * time.Minute, actionWait, time.Minute, false},
 		{"retryable, unresolved for long", bad, outcome.StreamFailed, unresolved, time.Hour, actionRetire, 0, false},
+		{"retryable, its node's clock is ahead", bad, outcome.StreamFailed, endedAt(3 * time.Hour), 4 * time.Second, actionWait, 6 * time.Second, false},
+		{"retryable, its node's clock is ahead, time is up", bad, outcome.StreamFailed, endedAt(3 * time.Hour), 10 * time.Second, actionReplace, 0, false},
+		{"terminal, its node's clock is ahead", bad, outcome.ListTooLarge, endedAt(3 * time.Hour), 15 * time.Minute, actionWait, 45 * time.Minute, false},
+		{"terminal, its node's clock is ahead, logs kept long enough", bad, outcome.ListTooLarge, endedAt(3 * time.Hour), time.Hour, actionRetire, 0, false},
+		{"terminal, its node's clock is behind", bad, outcome.ListTooLarge, endedAt(-3 * time.Hour), 15 * time.Minute, actionWait, 44 * time.Minute, false},
 		{"died without a message", bad, "", silent, 0, actionWait, 10 * time.Second, false},
 		{"evicted before it started", bad, "", evicted, 0, actionReplace, 0, false},
 	}
@@ -161,7 +172,7 @@ func TestJudge(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			pod, want := endedPod(t, test.phase, test.reason), sampleWanted()
 			test.change(pod, &want)
-			got := judge(sampleConfig(), pod, want, noon.Add(test.after))
+			got := judge(sampleConfig(), pod, want, noon, noon.Add(test.after))
 			if got.action != test.want || got.wait != test.wait || got.fresh != test.fresh {
 				t.Errorf("got action %d, wait %v, fresh %v (%s); want action %d, wait %v, fresh %v",
 					got.action, got.wait, got.fresh, got.why, test.want, test.wait, test.fresh)
@@ -191,14 +202,14 @@ func TestFailureOutlivesItsPod(t *testing.T) {
 		{"retryable", outcome.StreamFailed, func(*wanted) {}, time.Hour, actionReplace, 0, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			data, err := json.Marshal(failureOf(endedPod(t, corev1.PodFailed, test.reason)))
+			data, err := json.Marshal(failureOf(endedPod(t, corev1.PodFailed, test.reason), noon))
 			if err != nil {
 				t.Fatal(err)
 			}
 			prime, want := sampleTarget().prime, sampleWanted()
 			prime.Annotations = map[string]string{v1alpha1.AnnotationFailure: string(data)}
 			failed, ok := rememberedFailure(prime)
-			if !ok || failed != failureOf(endedPod(t, corev1.PodFailed, test.reason)) {
+			if !ok || failed != failureOf(endedPod(t, corev1.PodFailed, test.reason), noon) {
 				t.Fatalf("read %+v, %v from %s", failed, ok, data)
 			}
 			test.change(&want)
@@ -227,7 +238,7 @@ func TestStartsLimitVanishingPods(t *testing.T) {
 		t.Error("the pod counts as seen although it was not")
 	}
 	s.seen(claim)
-	s.observe(pod)
+	s.observe(pod, noon)
 	if s.unseen(claim) {
 		t.Error("the pod counts as unseen although it was seen")
 	}
