@@ -47,8 +47,8 @@ type Config struct {
 	// Metrics is where the library's metrics are registered. Default controller-runtime's registry, which the manager serves.
 	Metrics prometheus.Registerer
 
-	// rejectedWait is the wait before another attempt after the API server refused a pod, should no watch wake the claim
-	// before.
+	// rejectedWait is the wait before another attempt after the API server refused a pod or an endpoint ConfigMap, should no
+	// watch wake the claim before.
 	rejectedWait time.Duration
 
 	// References decides which claims may be filled from ChangedBlockRanges of other namespaces; nil: none. It has to be

@@ -70,7 +70,7 @@ func ensureEndpoint(ctx context.Context, c client.Client, namespace string, serv
 	err := c.Get(ctx, key, &have)
 	if apierrors.IsNotFound(err) {
 		err = c.Create(ctx, want)
-		if apierrors.IsAlreadyExists(err) {
+		if apierrors.IsAlreadyExists(err) && !refusal(err) {
 			// Another caller was quicker; the reconciler corrects it should it differ.
 			return nil
 		}

@@ -19,7 +19,7 @@ import (
 // soon is the shortest wait after a refusal.
 const soon = time.Second
 
-// refusals are the claims whose pod or prime claim the API server refused: by a quota, a limit, the pod security level of the
+// refusals are the claims whose pod, endpoint ConfigMap or prime claim the API server refused: by a quota, a limit, the pod security level of the
 // namespace. They are tried again when one of these changes. It is safe for concurrent use.
 type refusals struct {
 	clock clock.PassiveClock

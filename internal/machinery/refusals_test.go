@@ -1,6 +1,9 @@
 package machinery
 
 import (
+	"context"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +14,7 @@ import (
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
 func quota(hard, used string) *corev1.ResourceQuota {
@@ -82,6 +86,51 @@ func TestRefusalsWaitAndWake(t *testing.T) {
 	}
 }
 
+// TestRefusedEndpointIsTold, whether there is none yet or it is to be changed, and nothing is begun without it.
+func TestRefusedEndpointIsTold(t *testing.T) {
+	outdated := endpointConfigMap("cbt-populator", sampleService())
+	outdated.Data[endpointAddress] = "where it was before"
+	for name, test := range map[string]struct {
+		code   int32
+		reason metav1.StatusReason
+		before []client.Object
+	}{
+		"created": {400, metav1.StatusReasonUnknown, nil},
+		"created, with the code of one that exists": {409, metav1.StatusReasonAlreadyExists, nil},
+		"changed": {400, metav1.StatusReasonUnknown, []client.Object{outdated}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			denied := webhookAnswer(test.code, test.reason, "no ConfigMaps today")
+			b := newBench(t, nil, interceptor.Funcs{
+				Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+					if _, ok := o.(*corev1.ConfigMap); ok {
+						return denied
+					}
+					return c.Create(ctx, o, opts...)
+				},
+				Update: func(context.Context, client.WithWatch, client.Object, ...client.UpdateOption) error { return denied },
+			}, test.before...)
+			for range 3 {
+				if err := b.populateOnce(); !errors.Is(err, errWaiting) {
+					t.Fatalf("populate: %v, want waiting", err)
+				}
+			}
+			if len(b.events.notes) != 1 || !strings.HasPrefix(b.events.notes[0], "PopulatorRejected: ") || !strings.Contains(b.events.notes[0], "no ConfigMaps today") {
+				t.Errorf("events %v, want one with the webhook's words", b.events.notes)
+			}
+			if pod := b.currentPod(t); pod != nil || len(b.slots.held) != 0 {
+				t.Errorf("pod %v, slots %v; want none of either", pod, b.slots.held)
+			}
+			if want := slices.Repeat([]time.Duration{defaultRejectedWait}, 3); !slices.Equal(b.waits, want) {
+				t.Errorf("announced waits %v, want %v", b.waits, want)
+			}
+			if woken := b.refused.take(); len(woken) != 1 {
+				t.Errorf("woken by a change: %v, want the claim", woken)
+			}
+		})
+	}
+}
+
 // refuse takes a claim to where the API server refuses its pod, and waits for the event. No retry by time follows within
 // the test.
 func (w *world) refuse(claim *corev1.PersistentVolumeClaim, reason, words string) {
@@ -118,7 +167,8 @@ func (w *world) setQuota(q *corev1.ResourceQuota, hard corev1.ResourceList) {
 
 func TestRaisedQuotaWakes(t *testing.T) {
 	for name, reason := range map[corev1.ResourceName]string{
-		corev1.ResourcePods: "PopulatorRejected", corev1.ResourcePersistentVolumeClaims: "PrimeClaimRejected",
+		corev1.ResourcePods: "PopulatorRejected", corev1.ResourceConfigMaps: "PopulatorRejected",
+		corev1.ResourcePersistentVolumeClaims: "PrimeClaimRejected",
 	} {
 		t.Run(string(name), func(t *testing.T) {
 			w := newWorld(t, fill(t))

@@ -47,7 +47,11 @@ func (f *filler) start(ctx context.Context, target podClaim, source podSource) e
 		// complete tells a volume that was handed over from one that was taken away.
 		return nil
 	}
-	if err := ensureEndpoint(ctx, f.client, f.cfg.PopulatorNamespace, source.service); err != nil {
+	err = ensureEndpoint(ctx, f.client, f.cfg.PopulatorNamespace, source.service)
+	switch {
+	case refusal(err):
+		return f.rejected(ctx, target.claim, "the ConfigMap that tells populators where the metadata service is", err)
+	case err != nil:
 		return err
 	}
 	target.volume = volume
@@ -62,11 +66,7 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	err = f.client.Create(ctx, pod)
 	switch {
 	case refusal(err):
-		wait := f.refused.add(target.claim, f.cfg.rejectedWait)
-		f.events.refused(target.claim, "PopulatorRejected", err,
-			"The cluster refused the populator pod in namespace %s; it is tried again when quotas, limits or labels of that namespace change, and every %v: %v",
-			pod.Namespace, f.cfg.rejectedWait, err)
-		return false, f.wait(ctx, target.claim, "the cluster to accept the populator pod", wait)
+		return false, f.rejected(ctx, target.claim, "the populator pod", err)
 	case apierrors.IsAlreadyExists(err):
 		// The cache lags behind; its event wakes the claim.
 		return true, f.wait(ctx, target.claim, "the populator pod", 0)
@@ -78,6 +78,15 @@ func (f *filler) create(ctx context.Context, target podClaim, source podSource) 
 	f.events.began(target.claim.UID, pod, f.clock.Now())
 	log.FromContext(ctx).Info("created populator pod", "pod", pod.Name, "attempt", target.attempt)
 	return true, f.wait(ctx, target.claim, "the populator pod", 0)
+}
+
+// rejected tells that the API server refused what the claim's population needs, and ends the sync until that may have changed.
+func (f *filler) rejected(ctx context.Context, claim *corev1.PersistentVolumeClaim, what string, err error) error {
+	wait := f.refused.add(claim, f.cfg.rejectedWait)
+	f.events.refused(claim, "PopulatorRejected", err,
+		"The cluster refused %s in namespace %s; it is tried again when quotas, limits or labels of that namespace change, and every %v: %v",
+		what, f.cfg.PopulatorNamespace, f.cfg.rejectedWait, err)
+	return f.wait(ctx, claim, "the cluster to accept "+what, wait)
 }
 
 const (
