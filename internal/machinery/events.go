@@ -167,6 +167,8 @@ type libraryRecorder struct {
 	settling *settling
 	// later adds a claim to its queue after a while.
 	later func(claim *corev1.PersistentVolumeClaim, after time.Duration)
+	// wait announces to the claim's queue that the sync that runs ends in waiting.
+	wait func(claim *corev1.PersistentVolumeClaim, atMost time.Duration)
 }
 
 var _ record.EventRecorder = libraryRecorder{}
@@ -202,8 +204,8 @@ func (r libraryRecorder) Eventf(object runtime.Object, _, reason, _ string, args
 		return
 	}
 	if refused {
-		// The library waits in its own way; a change wakes the claim sooner.
-		r.refused.add(claim, 0)
+		// The library tells before it asks its queue for another attempt. A change wakes the claim sooner.
+		r.wait(claim, r.refused.addPrime(claim))
 	}
 	r.events.refused(claim, "PrimeClaimRejected", err,
 		"The temporary claim that is to be filled could not be created, it is tried again: %v", err)

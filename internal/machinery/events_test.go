@@ -11,15 +11,16 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	testclock "k8s.io/utils/clock/testing"
 )
 
+func anyWait(*corev1.PersistentVolumeClaim, time.Duration) {}
+
 func TestLibraryRecorderIsQuiet(t *testing.T) {
 	log := &eventLog{}
 	noonClock := testclock.NewFakePassiveClock(noon)
-	r := libraryRecorder{events: newEvents(log, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock), later: func(*corev1.PersistentVolumeClaim, time.Duration) {
+	r := libraryRecorder{events: newEvents(log, nil), refused: newRefusals(noonClock, 1), settling: newSettling(noonClock), wait: anyWait, later: func(*corev1.PersistentVolumeClaim, time.Duration) {
 		t.Error("a claim is looked at again although the library looks at it by itself")
 	}}
 	claim := sampleTarget().claim
@@ -44,10 +45,10 @@ func TestRefusedPrimeClaimIsWoken(t *testing.T) {
 		"webhook with a code": webhookAnswer(409, metav1.StatusReasonAlreadyExists, "no"),
 	} {
 		noonClock := testclock.NewFakePassiveClock(noon)
-		r := libraryRecorder{events: newEvents(&eventLog{}, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock)}
+		r := libraryRecorder{events: newEvents(&eventLog{}, nil), refused: newRefusals(noonClock, 1), settling: newSettling(noonClock), wait: anyWait}
 		claim := sampleTarget().claim
 		r.Eventf(claim, corev1.EventTypeWarning, libraryReasonPrime, "Failed to create populator pvcPrime: %s", refusal)
-		if woken := r.refused.take(); !slices.Equal(woken, []types.NamespacedName{nameOf(claim)}) {
+		if woken := r.refused.take(); !slices.Equal(woken, []wokenClaim{{claim: nameOf(claim)}}) {
 			t.Errorf("%s: woken %v", name, woken)
 		}
 	}
@@ -60,7 +61,7 @@ func TestClaimIsLookedAtAgainWhenTheLibraryLags(t *testing.T) {
 	queue := newClaimQueue(0, 1, delaying, func(string) bool { return admitted })
 	queues := &claimQueues{own: []*claimQueue{queue}}
 	log, noonClock, claim := &eventLog{}, testclock.NewFakePassiveClock(noon), sampleTarget().claim
-	r := libraryRecorder{events: newEvents(log, nil), refused: newRefusals(noonClock), settling: newSettling(noonClock), later: queues.addAfter}
+	r := libraryRecorder{events: newEvents(log, nil), refused: newRefusals(noonClock, 1), settling: newSettling(noonClock), later: queues.addAfter}
 	// What the library does with a claim whose ChangedBlockRange it does not find.
 	sync := func() {
 		key, _ := queue.Get()

@@ -86,6 +86,7 @@ func (f *filler) wait(ctx context.Context, claim *corev1.PersistentVolumeClaim, 
 
 // populate takes the claim one step closer to a written list. It returns nil once the list is written.
 func (f *filler) populate(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim) error {
+	f.refused.acceptedPrime(claim.UID)
 	pod, err := f.pod(ctx, claim.UID)
 	if err != nil {
 		return err

@@ -72,7 +72,7 @@ func newBench(t *testing.T, change func(podClaim, podSource, *corev1.PersistentV
 	b.filler = &filler{
 		settling: settling,
 		cfg:      sampleConfig(), client: c, live: c,
-		slots: newSlots(1, 1, func(types.NamespacedName) {}), starts: newStarts(), events: newEvents(b.events, nil), refused: newRefusals(testclock.NewFakePassiveClock(noon)),
+		slots: newSlots(1, 1, func(types.NamespacedName) {}), starts: newStarts(), events: newEvents(b.events, nil), refused: newRefusals(testclock.NewFakePassiveClock(noon), 1),
 		clock:    testclock.NewFakePassiveClock(noon),
 		announce: func(_ *corev1.PersistentVolumeClaim, d time.Duration) { b.waits = append(b.waits, d) },
 	}

@@ -38,12 +38,15 @@ func newClaimQueues(shards int, gate *gate) *claimQueues {
 func (q *claimQueues) all() []*claimQueue { return slices.Concat(q.own, q.foreign) }
 
 // add adds a claim to its queue, which drops it if the claim may not be worked on.
-func (q *claimQueues) add(claim types.NamespacedName) {
+func (q *claimQueues) add(claim types.NamespacedName) { q.addLater(claim, 0) }
+
+// addLater adds a claim to its queue after d, unless the claim may not be worked on now.
+func (q *claimQueues) addLater(claim types.NamespacedName, d time.Duration) {
 	key := claimKey(claim)
-	q.own[shardOf(key, len(q.own))].Add(key)
+	q.own[shardOf(key, len(q.own))].addLater(key, d)
 	if len(q.foreign) > 0 {
 		// Each drops what is the other's.
-		q.foreign[shardOf(key, len(q.foreign))].Add(key)
+		q.foreign[shardOf(key, len(q.foreign))].addLater(key, d)
 	}
 }
 
@@ -132,8 +135,15 @@ func (q *claimQueue) wanted(item any) bool {
 
 // Add implements workqueue.TypedInterface. A claim that may not be worked on is dropped: a watch adds it again when that
 // changes.
-func (q *claimQueue) Add(item any) {
-	if q.wanted(item) {
+func (q *claimQueue) Add(item any) { q.addLater(item, 0) }
+
+// addLater is Add after d, of what may be worked on now.
+func (q *claimQueue) addLater(item any, d time.Duration) {
+	switch {
+	case !q.wanted(item):
+	case d > 0:
+		q.TypedRateLimitingInterface.AddAfter(item, d)
+	default:
 		q.TypedRateLimitingInterface.Add(item)
 	}
 }

@@ -64,11 +64,11 @@ func TestPermits(t *testing.T) {
 
 func TestRefusalsWaitAndWake(t *testing.T) {
 	clock := testclock.NewFakePassiveClock(noon)
-	r, claim := newRefusals(clock), sampleTarget().claim
+	r, claim := newRefusals(clock, 1), sampleTarget().claim
 	if wait := r.add(claim, 30*time.Second); wait != 30*time.Second {
 		t.Errorf("no change was seen: wait %v, want 30s", wait)
 	}
-	if names := r.take(); len(names) != 1 || names[0] != nameOf(claim) || len(r.take()) != 0 {
+	if names := r.take(); len(names) != 1 || names[0].claim != nameOf(claim) || len(r.take()) != 0 {
 		t.Errorf("took %v, want the claim, once", names)
 	}
 	// The API server may not have seen the change that woke us.

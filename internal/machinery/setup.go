@@ -39,7 +39,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 		slots:    newSlots(cfg.MaxConcurrent, cfg.MaxConcurrentPerDriver, queues.add),
 		starts:   newStarts(),
 		events:   newEvents(mgr.GetEventRecorder(recorderName), cfg.Tracer),
-		refused:  newRefusals(clock.RealClock{}),
+		refused:  newRefusals(clock.RealClock{}, cfg.Shards),
 		clock:    clock.RealClock{},
 		settling: settling,
 		announce: queues.waitFor,
@@ -52,6 +52,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 		slots:     fill.slots,
 		refused:   fill.refused,
 		wake:      queues.add,
+		wakeAfter: queues.addLater,
 	}
 	metrics := newLibraryMetrics()
 	if err := metrics.register(cfg.Metrics); err != nil {
@@ -70,7 +71,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 			connection: connection,
 			functions:  fill.functions(),
 			mutators:   primeMutator(&cfg, mgr.GetCache(), settling),
-			recorder:   libraryRecorder{events: fill.events, refused: fill.refused, settling: settling, later: queues.addAfter},
+			recorder:   libraryRecorder{events: fill.events, refused: fill.refused, settling: settling, later: queues.addAfter, wait: queues.waitFor},
 			metrics:    metrics,
 		},
 		watchKeys: waker.start,

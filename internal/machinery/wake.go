@@ -3,6 +3,7 @@ package machinery
 import (
 	"context"
 	"fmt"
+	"time"
 
 	smsv1beta1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +28,8 @@ type waker struct {
 	refused   *refusals
 	// wake adds a claim's key to its queue, which drops it if the claim may not be worked on.
 	wake func(types.NamespacedName)
+	// wakeAfter does so after a while.
+	wakeAfter func(types.NamespacedName, time.Duration)
 }
 
 // start adds the event handlers and returns when they have been told about every object that exists: a new leader looks at
@@ -228,8 +231,8 @@ func (w *waker) onPolicy() toolscache.ResourceEventHandler {
 		if !permits(b, a) {
 			return
 		}
-		for _, claim := range w.refused.take() {
-			w.wake(claim)
+		for _, woken := range w.refused.take() {
+			w.wakeAfter(woken.claim, woken.after)
 		}
 	}
 	return toolscache.ResourceEventHandlerFuncs{
