@@ -20,9 +20,12 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	metadatav1 "github.com/kubernetes-csi/external-snapshot-metadata/client/apis/snapshotmetadataservice/v1beta1"
@@ -31,7 +34,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -148,20 +150,43 @@ func checkKinds(mapper meta.RESTMapper) error {
 	needed := []struct {
 		gvk    schema.GroupVersionKind
 		remedy string
+		// renewal is the remedy where other versions are served; empty: the same.
+		renewal string
 	}{
-		{v1alpha1.GroupVersion.WithKind(v1alpha1.Kind), "install the definitions of cbt-populator (config/crd)"},
-		{snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshot"), "install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter)"},
-		{snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshotContent"), "install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter)"},
-		{metadatav1.SchemeGroupVersion.WithKind("SnapshotMetadataService"), "install the SnapshotMetadataService definition (kubernetes-csi/external-snapshot-metadata)"},
+		{v1alpha1.GroupVersion.WithKind(v1alpha1.Kind), "install the definitions of cbt-populator (config/crd)", ""},
+		{snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshot"), "install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter)", ""},
+		{snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshotContent"), "install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter)", ""},
+		{
+			metadatav1.SchemeGroupVersion.WithKind("SnapshotMetadataService"),
+			"install the SnapshotMetadataService definition (kubernetes-csi/external-snapshot-metadata)",
+			"replace the SnapshotMetadataService definition, and the drivers' sidecars, by those of kubernetes-csi/external-snapshot-metadata v1.0.0 or newer",
+		},
 	}
 	var missing []error
 	for _, kind := range needed {
 		if _, err := mapper.RESTMapping(kind.gvk.GroupKind(), kind.gvk.Version); meta.IsNoMatchError(err) {
-			missing = append(missing, fmt.Errorf("the cluster does not serve the kind %s of %s: %s%s",
-				kind.gvk.Kind, metav1.GroupVersion{Group: kind.gvk.Group, Version: kind.gvk.Version}, kind.remedy, thenRestart))
+			others, remedy := "", kind.remedy
+			if served := servedVersions(mapper, kind.gvk.GroupKind()); len(served) > 0 {
+				others, remedy = ", only of "+strings.Join(served, " and "), cmp.Or(kind.renewal, kind.remedy)
+			}
+			missing = append(missing, fmt.Errorf("the cluster does not serve the kind %s of %s%s: %s%s",
+				kind.gvk.Kind, kind.gvk.GroupVersion(), others, remedy, thenRestart))
 		} else if err != nil {
 			missing = append(missing, fmt.Errorf("look up the kind %s: %w", kind.gvk.Kind, err))
 		}
 	}
 	return errors.Join(missing...)
+}
+
+// servedVersions returns the versions in which the cluster serves a kind. It only helps to word an error, so it has none itself.
+func servedVersions(mapper meta.RESTMapper, kind schema.GroupKind) []string {
+	mappings, _ := mapper.RESTMappings(kind)
+	var versions []string
+	for _, m := range mappings {
+		if v := m.GroupVersionKind.Version; !slices.Contains(versions, v) {
+			versions = append(versions, v)
+		}
+	}
+	slices.Sort(versions)
+	return versions
 }

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -155,17 +156,51 @@ func TestMissingKindsAreNamed(t *testing.T) {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(v1alpha1.GroupVersion.WithKind(v1alpha1.Kind), meta.RESTScopeNamespace)
 	mapper.Add(snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshot"), meta.RESTScopeNamespace)
+	want := []string{
+		"the cluster does not serve the kind SnapshotMetadataService of cbt.storage.k8s.io/v1beta1: install the SnapshotMetadataService definition (kubernetes-csi/external-snapshot-metadata); then restart this controller",
+		"the cluster does not serve the kind VolumeSnapshotContent of snapshot.storage.k8s.io/v1: install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter); then restart this controller",
+	}
+	if diff := cmp.Diff(want, missingKinds(t, mapper)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestKindsOfOtherVersionsAreTold: with a definition from before the version that is watched, to install one would not be enough.
+func TestKindsOfOtherVersionsAreTold(t *testing.T) {
+	old, older := metadatav1.SchemeGroupVersion.Group+"/v1alpha1", snapshotv1.SchemeGroupVersion.Group+"/v1beta1"
+	mapper := meta.MultiRESTMapper{}
+	for version, kinds := range map[string][]string{
+		old: {v1alpha1.Kind, "SnapshotMetadataService"}, older: {"VolumeSnapshot"},
+		snapshotv1.SchemeGroupVersion.String(): {"VolumeSnapshotContent"},
+	} {
+		gv, err := schema.ParseGroupVersion(version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As discovery makes them: one for each version.
+		of := meta.NewDefaultRESTMapper([]schema.GroupVersion{gv})
+		for _, kind := range kinds {
+			of.Add(gv.WithKind(kind), meta.RESTScopeNamespace)
+		}
+		mapper = append(mapper, of)
+	}
+	want := []string{
+		"the cluster does not serve the kind SnapshotMetadataService of cbt.storage.k8s.io/v1beta1, only of v1alpha1: replace the SnapshotMetadataService definition, and the drivers' sidecars, by those of kubernetes-csi/external-snapshot-metadata v1.0.0 or newer; then restart this controller",
+		"the cluster does not serve the kind VolumeSnapshot of snapshot.storage.k8s.io/v1, only of v1beta1: install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter); then restart this controller",
+	}
+	if diff := cmp.Diff(want, missingKinds(t, mapper)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// missingKinds returns what is said of kinds that the cluster lacks.
+func missingKinds(t *testing.T, mapper meta.RESTMapper) []string {
+	t.Helper()
 	err := checkKinds(mapper)
 	if err == nil {
 		t.Fatal("nothing is missing")
 	}
 	lines := strings.Split(err.Error(), "\n")
 	slices.Sort(lines)
-	want := []string{
-		"the cluster does not serve the kind SnapshotMetadataService of cbt.storage.k8s.io/v1beta1: install the SnapshotMetadataService definition (kubernetes-csi/external-snapshot-metadata); then restart this controller",
-		"the cluster does not serve the kind VolumeSnapshotContent of snapshot.storage.k8s.io/v1: install the CSI snapshot definitions and the snapshot controller (kubernetes-csi/external-snapshotter); then restart this controller",
-	}
-	if diff := cmp.Diff(want, lines); diff != "" {
-		t.Error(diff)
-	}
+	return lines
 }
