@@ -27,7 +27,10 @@ ended() {
     esac
     # A pod has a node once all its claims are bound. A list that fails after that is that of another claim.
     nodes=$(kubectl get pod -l "job-name=$1" --field-selector='status.phase!=Failed' -o jsonpath='{.items[*].spec.nodeName}') || return
-    if [ -z "$nodes" ]; then
+    if [ -n "$nodes" ]; then
+      # Should this pod be evicted, the one that takes its place gets volumes of its own, and as long to do so.
+      since=$(date +%s)
+    else
       list=$(kubectl get changedblockrange "$1" --ignore-not-found -o jsonpath='{.status.state} {.status.conditions[?(@.type=="Ready")].reason}: {.status.message}') || return
       case $list in
         'Failed '*) printf '%s\n' "there is no list: ${list#Failed }" && return ;;

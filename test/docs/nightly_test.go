@@ -227,6 +227,22 @@ func TestNightlyWithoutVolumes(t *testing.T) {
 	}
 }
 
+// TestNightlyOfAnEvictedPod: a pod that takes the place of another one has as long for its volumes, however old the night is.
+func TestNightlyOfAnEvictedPod(t *testing.T) {
+	t.Parallel()
+	inEachShell(t, func(t *testing.T, n *nights) {
+		n.mountMinutes = 3
+		first, again := []string{"", "", "node-1", "node-1"}, []string{"", "", "node-2"}
+		n.fate = fate{nodes: slices.Concat(first, again)}
+		if _, err := n.night(); err != nil {
+			t.Fatalf("%v\n%s", err, n.printed)
+		}
+		// Nor has it longer.
+		n.fate = fate{nodes: slices.Concat(first, again[:2], again)}
+		n.mustFail("has not got its volumes in 3 minutes")
+	})
+}
+
 // TestNightlyOfAllocatedBlocks: a list that lacks what was freed since its base does not become a part of the chain.
 func TestNightlyOfAllocatedBlocks(t *testing.T) {
 	t.Parallel()

@@ -117,8 +117,8 @@ func (n *nights) get(c call) (string, error) {
 	}
 	if m := c.is(askNodes); m != nil {
 		for name, j := range n.jobs {
-			if n.selected(m[1], labels.Set{"job-name": name}) && !j.fate.hangs() {
-				return "node-1", nil
+			if n.selected(m[1], labels.Set{"job-name": name}) {
+				return j.node, nil
 			}
 		}
 		return "", nil
@@ -159,13 +159,21 @@ func (n *nights) getOne(c call) (string, error) {
 func (n *nights) await(j *job) error {
 	late := j.fate.late
 	j.fate.late = false
-	if j.conditions == "" && !late && !j.fate.hangs() {
-		n.perform(j)
+	switch {
+	case j.conditions != "" || j.fate.hangs():
+	case len(j.fate.nodes) > 0:
+		j.node, j.fate.nodes = j.fate.nodes[0], j.fate.nodes[1:]
+	default:
+		j.node = "node-1"
+		if !late {
+			n.perform(j)
+		}
 	}
 	if n.killAtWait {
 		return errKilled
 	}
 	if j.conditions == "" {
+		n.pass(60)
 		return errors.New("timed out waiting for the condition")
 	}
 	return nil

@@ -32,6 +32,8 @@ type fate struct {
 	list   string // why there is no list, and never will be
 	mounts bool   // it has all its volumes, and what list says is about another claim
 	waits  bool   // a claim of it waits for ever
+	// nodes are those of its pods at each time that it is waited for before it goes on; none: that one still waits for its volumes.
+	nodes []string
 	// allocated has a list of allocated blocks in place of an increment.
 	allocated bool
 }
@@ -62,8 +64,10 @@ type job struct {
 	// conditions are empty as long as it runs; who asks for the first time sees the first one only.
 	conditions string
 	asked      bool
-	fate       fate
-	manifest   batchv1.Job
+	// node is its pod's.
+	node     string
+	fate     fate
+	manifest batchv1.Job
 }
 
 // nights plays the cluster and the volume with the backups for examples/nightly. An image holds the name of the snapshot that it
@@ -80,10 +84,12 @@ type nights struct {
 	perFull, keep int
 	mountMinutes  int
 	clock         time.Time
-	ranges        map[string]*changes
-	jobs          map[string]*job
-	snapshots     map[string]*shot
-	runs          map[string]*run
+	// seconds are what the script's clock shows: a wait in vain takes a minute.
+	seconds   int
+	ranges    map[string]*changes
+	jobs      map[string]*job
+	snapshots map[string]*shot
+	runs      map[string]*run
 
 	fate fate
 	// failAt is the call of kubectl in a night that fails, with outage all later ones as well; killAt is the one that the night's pod does
@@ -109,12 +115,20 @@ func newNights(t *testing.T, shell []string) *nights {
 	for _, name := range []string{"prepare.sh", "commit.sh"} {
 		n.write(filepath.Join(n.scripts, name), flush.ReplaceAllString(n.placed(textOf(t, "nightly/"+name)), "true"))
 	}
-	n.write(filepath.Join(n.scripts, "night.sh"), replaced(t, textOf(t, "nightly/night.sh"), "date -u +%Y%m%d-%H%M%S", `echo "$NOW"`, "sleep 1", "true"))
+	n.write(filepath.Join(n.scripts, "night.sh"), replaced(t, textOf(t, "nightly/night.sh"), "date -u +%Y%m%d-%H%M%S", `echo "$NOW"`, "date +%s", "cat seconds", "sleep 1", "true"))
+	n.pass(0)
 	for _, name := range []string{"snapshot.yaml", "list.yaml"} {
 		n.write(filepath.Join(n.scripts, name), textOf(t, "nightly/"+name))
 	}
 	n.write(filepath.Join(n.scripts, "backup.yaml"), replaced(t, textOf(t, "nightly/backup.yaml"), "${CBR_IMAGE}", "kubectl-cbr"))
 	return n
+}
+
+// pass moves the clock that the script reads.
+func (n *nights) pass(seconds int) {
+	n.Helper()
+	n.seconds += seconds
+	n.write(filepath.Join(n.scripts, "seconds"), fmt.Sprintln(n.seconds))
 }
 
 // placed returns a text with the test's folders in place of the volumes.
