@@ -43,7 +43,7 @@ const (
 const (
 	// ReasonPopulated: the list is complete. The only reason with which Ready is True.
 	ReasonPopulated = "Populated"
-	// ReasonInvalidArguments: the populator refused its own command line.
+	// ReasonInvalidArguments: the populator refused its own command line. The claim may be one with volumeMode Block, and the format JSON.
 	ReasonInvalidArguments = "InvalidArguments"
 	// ReasonInvalidRequest: the driver refused the snapshots.
 	ReasonInvalidRequest = "InvalidRequest"

@@ -43,7 +43,7 @@ var terminal = []Advice{
 	{v1alpha1.ReasonSnapshotNotFound, "the driver does not know a snapshot although Kubernetes does", "check it in the storage system; take a full backup instead"},
 	{v1alpha1.ReasonPermissionDenied, "the populator may not get VolumeSnapshots in this namespace", "the administrator grants it: `config/rbac/worker.yaml`"},
 	{v1alpha1.ReasonProtocolViolation, "the driver broke a promise of the protocol, so its answer cannot be trusted", "report it to the driver's authors, with the message; take a full backup instead"},
-	{v1alpha1.ReasonInvalidArguments, "the populator refused its own command line", "report it to this project"},
+	{v1alpha1.ReasonInvalidArguments, "the populator refused what it was told to do; the message says why", "a claim with `volumeMode: Block` needs `format: Binary`: a new ChangedBlockRange with it, or another claim with `volumeMode: Filesystem`. If the driver sends no capacity, report it to the driver's authors; anything else to this project"},
 }
 
 // retried are the reasons of Ready after which the population is tried again.

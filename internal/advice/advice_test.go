@@ -85,6 +85,7 @@ func TestFor(t *testing.T) {
 		{"SnapshotNotFound", true, "check it in the storage system"},
 		{"VolumeMismatch", false, "name two snapshots of one volume"},
 		{"VolumeFull", true, "a new, larger claim"},
+		{"InvalidArguments", true, "`format: Binary`"},
 	} {
 		if a, ok := For(test.reason, test.resolved); !ok || !strings.Contains(a.Do, test.do) {
 			t.Errorf("%s, resolved %t: %+v", test.reason, test.resolved, a)

@@ -136,12 +136,20 @@ func (o *Options) checkFormat() error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("--output: %w; give an existing folder, a block device, or - for standard output", err)
+	}
+	return o.checkOutput(info)
+}
+
+// checkOutput says what is wrong with an output that is there. Which claim a populator gets is up to others than who chose the format, so
+// this speaks to both.
+func (o *Options) checkOutput(info os.FileInfo) error {
+	switch {
 	case info.IsDir():
 		return nil
 	case !isBlockDevice(info):
 		return fmt.Errorf("--output %s is neither a folder nor a block device: give one of these, or - for standard output", o.Output)
 	case o.Format != blocklist.Binary:
-		return fmt.Errorf("--output %s is a block device, which takes --format %s only", o.Output, blocklist.Binary)
+		return fmt.Errorf("--output %s is a block device, which takes --format %s only: a claim with volumeMode Block needs a new ChangedBlockRange with format %[2]s, or make it one with volumeMode Filesystem", o.Output, blocklist.Binary)
 	}
 	return nil
 }

@@ -147,7 +147,7 @@ func ensureCapacity(ctx context.Context, src Source, h *blocklist.Header) error 
 		return err
 	}
 	if h.VolumeCapacityBytes <= 0 {
-		return outcome.Errorf(outcome.InvalidArguments, "the driver sent an empty list without the volume's capacity, has no allocated block that would tell it, and no snapshot has a restore size: set --restore-size-bytes")
+		return outcome.Errorf(outcome.InvalidArguments, "the driver sent an empty list without the volume's capacity, has no allocated block that would tell it, and no snapshot has a restore size: ask the driver's authors for one of them; a populator that is run by hand takes --restore-size-bytes")
 	}
 	return nil
 }

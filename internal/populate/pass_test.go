@@ -232,7 +232,7 @@ func TestFailures(t *testing.T) {
 		{"cancelled", ended, source{}, newVolume(math.MaxInt), nil, outcome.Cancelled, []string{"stopped"}},
 		{"wrong order", t.Context(), source{extents: []blocklist.Extent{many[1], many[0]}}, newVolume(math.MaxInt), nil, outcome.InternalError, []string{"encode the list"}},
 		{"no capacity", t.Context(), source{info: snapmeta.Info{Mode: blocklist.Delta, BlockMetadataType: blocklist.UnknownLength}}, newVolume(math.MaxInt), nil,
-			outcome.InvalidArguments, []string{"--restore-size-bytes"}},
+			outcome.InvalidArguments, []string{"ask the driver's authors", "--restore-size-bytes"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			opts := testOptions()
