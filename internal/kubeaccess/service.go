@@ -14,6 +14,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -120,7 +121,8 @@ func (a *Access) account(ctx context.Context, namespace, wanted string) (client.
 		return client.ObjectKey{Namespace: namespace, Name: wanted}, nil
 	}
 	review := &authenticationv1.SelfSubjectReview{}
-	if err := a.Create(ctx, review); err != nil {
+	// Kubernetes before 1.28 does not tell: then it is "default".
+	if err := a.Create(ctx, review); err != nil && !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) {
 		return client.ObjectKey{}, Explain("ask who you are", err)
 	}
 	if account, ok := strings.CutPrefix(review.Status.UserInfo.Username, "system:serviceaccount:"); ok {
