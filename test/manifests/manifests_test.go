@@ -204,6 +204,8 @@ func neutral(t *testing.T, o *unstructured.Unstructured) *unstructured.Unstructu
 		}
 		o.Object["data"] = configuration
 	case "Deployment":
+		// The API server's default, of which TestOneControllerAtATime makes sure.
+		delete(o.Object["spec"].(map[string]any), "strategy")
 		spec := o.Object["spec"].(map[string]any)["template"].(map[string]any)
 		delete(spec["metadata"].(map[string]any)["annotations"].(map[string]any), "checksum/configuration")
 		pod := spec["spec"].(map[string]any)

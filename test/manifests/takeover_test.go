@@ -116,6 +116,14 @@ func TestChangeTheWayOfInstallation(t *testing.T) {
 	c.wantInstalled(keys, true)
 	c.run(helm) // an ordinary upgrade from now on
 
+	// To another strategy, beside which the API server refuses what is left of the first one, and back.
+	for _, upgrade := range []struct{ leads, want string }{{"false", "Recreate"}, {"true", "RollingUpdate"}} {
+		c.run(helm + " --set configuration.leaderElection.enabled=" + upgrade.leads)
+		if got := c.run("kubectl -n cbt-populator get deployment cbt-populator-controller -o jsonpath='{.spec.strategy.type}'"); got != upgrade.want {
+			t.Errorf("leader election %s: the strategy is %s, want %s", upgrade.leads, got, upgrade.want)
+		}
+	}
+
 	// Without the Job: nothing runs it here.
 	c.run("helm uninstall cbt-populator --namespace cbt-populator --no-hooks")
 	another := "helm install another cbt-populator-1.2.3.tgz --namespace cbt-populator"

@@ -68,6 +68,23 @@ func TestPortsFollowTheConfiguration(t *testing.T) {
 	}
 }
 
+// TestOneControllerAtATime: without a lease for which they compete, an upgrade does not start the new controller beside the old one.
+func TestOneControllerAtATime(t *testing.T) {
+	for enabled, want := range map[string]map[string]any{
+		"true":  {"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxSurge": "25%", "maxUnavailable": "25%"}}, // the default
+		"false": {"type": "Recreate"},
+	} {
+		deployment := template(t, "--set=configuration.leaderElection.enabled="+enabled)["Deployment/cbt-populator/cbt-populator-controller"]
+		strategy, _, err := unstructured.NestedMap(deployment.Object, "spec", "strategy")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, strategy); diff != "" {
+			t.Errorf("leader election %s: the strategy (-want +got):\n%s", enabled, diff)
+		}
+	}
+}
+
 // containerPorts returns the ports of the only container by name. Its probes must ask one of them.
 func containerPorts(t *testing.T, deployment *unstructured.Unstructured) map[string]int64 {
 	t.Helper()
