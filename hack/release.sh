@@ -11,15 +11,19 @@ export KO_DOCKER_REPO
 semver=${VERSION#v}
 [[ $semver =~ ^[0-9]+\.[0-9]+\.[0-9]+ ]] || semver=0.0.0-dev.$semver
 
+# Nobody who asks for the latest release is given one that precedes it. A hyphen in what describes the build, behind the +, means nothing.
+tags=${VERSION//+/_}
+[[ ${semver%%+*} == *-* ]] || tags+=,latest
+
 rm -rf dist
 mkdir -p dist "$BIN/.release"
 
 # `make` has written the kustomization with the version in its labels.
 "$KUBECTL" kustomize "$BIN/.manifests" |
-  "$BIN/ko" resolve "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="${VERSION//+/_},latest" --sbom=spdx --image-refs=dist/images.txt -f - > dist/install.yaml
+  "$BIN/ko" resolve "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="$tags" --sbom=spdx --image-refs=dist/images.txt -f - > dist/install.yaml
 
 # The plugin's image, for pods of backups; no manifest names it.
-"$BIN/ko" build "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="${VERSION//+/_},latest" --sbom=spdx ./cmd/kubectl-cbr >> dist/images.txt
+"$BIN/ko" build "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="$tags" --sbom=spdx ./cmd/kubectl-cbr >> dist/images.txt
 
 image() { grep -E "/(cmd/)?$1(-[0-9a-f]+)?(:[^@]*)?@" dist/images.txt | head -n1; }
 controller=$(image controller)

@@ -25,6 +25,11 @@ done
 // release runs hack/release.sh beside a copy of what it reads, because it replaces the folder dist, and returns that and ko's calls.
 func release(t *testing.T) (dist string, calls []string) {
 	t.Helper()
+	return releaseOf(t, "v1.2.3")
+}
+
+func releaseOf(t *testing.T, version string) (dist string, calls []string) {
+	t.Helper()
 	if err := sources(); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +51,7 @@ func release(t *testing.T) (dist string, calls []string) {
 	}
 	cmd := exec.CommandContext(t.Context(), filepath.Join(top, "hack", "release.sh"))
 	// Without a platform no plugin is compiled.
-	cmd.Env = append(os.Environ(), "VERSION=v1.2.3", "KO_DOCKER_REPO=registry.test", "BIN="+bin, "KUBECTL=true", "PLATFORMS=", "PLUGIN_PLATFORMS= ")
+	cmd.Env = append(os.Environ(), "VERSION="+version, "KO_DOCKER_REPO=registry.test", "BIN="+bin, "KUBECTL=true", "PLATFORMS=", "PLUGIN_PLATFORMS= ")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -76,6 +81,47 @@ func TestReleasePlatforms(t *testing.T) {
 		if !slices.Contains(strings.Fields(call), want) {
 			t.Errorf("ko is called without %s: %s", want, call)
 		}
+	}
+}
+
+// TestPrereleasesAreNotTheLatest: neither for whoever pulls an image nor for whoever looks for a release.
+func TestPrereleasesAreNotTheLatest(t *testing.T) {
+	workflow, err := os.ReadFile(filepath.Join(root, ".github", "workflows", "release.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ci struct {
+		Jobs map[string]struct{ Steps []struct{ Run string } }
+	}
+	if err := sigsyaml.Unmarshal(workflow, &ci); err != nil {
+		t.Fatal(err)
+	}
+	steps := ci.Jobs["release"].Steps
+	if len(steps) == 0 {
+		t.Fatal("the workflow has no steps")
+	}
+	for version, tags := range map[string]string{
+		"v1.2.3": "v1.2.3,latest", "v1.2.3+build-1": "v1.2.3_build-1,latest", "v1.2.3-rc.1": "v1.2.3-rc.1", "v1.2.3-rc.1+build": "v1.2.3-rc.1_build",
+		"171351f": "171351f",
+	} {
+		t.Run(version, func(t *testing.T) {
+			_, calls := releaseOf(t, version)
+			for _, call := range calls {
+				if !slices.Contains(strings.Fields(call), "--tags="+tags) {
+					t.Errorf("ko is called without --tags=%s: %s", tags, call)
+				}
+			}
+			if version[0] != 'v' {
+				return // no tag of the workflow's
+			}
+			cmd := exec.CommandContext(t.Context(), "bash", "-ec", `gh() { echo "$*"; }`+"\n"+steps[len(steps)-1].Run)
+			cmd.Env = append(os.Environ(), "GITHUB_REF_NAME="+version)
+			out, err := cmd.CombinedOutput()
+			words := strings.Fields(string(out))
+			if err != nil || len(words) < 3 || words[2] != version || slices.Contains(words, "--prerelease") == strings.HasSuffix(tags, ",latest") {
+				t.Errorf("%v, the release is created with %q", err, words)
+			}
+		})
 	}
 }
 
