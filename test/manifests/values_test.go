@@ -2,12 +2,15 @@ package manifests
 
 import (
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // port returns the port of an address of the configuration, or 0 if it is none that others reach.
@@ -81,6 +84,27 @@ func TestOneControllerAtATime(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, strategy); diff != "" {
 			t.Errorf("leader election %s: the strategy (-want +got):\n%s", enabled, diff)
+		}
+	}
+}
+
+// TestLabelsOfABuild: a version may say of which build it is, behind a +, which no label has.
+func TestLabelsOfABuild(t *testing.T) {
+	dir := t.TempDir()
+	mustTool(t, "helm", "package", chart, "--version=1.2.3+build.1", "--app-version=v1.2.3+build.1", "--destination="+dir)
+	args := []string{"template", "x", filepath.Join(dir, "cbt-populator-1.2.3+build.1.tgz"), "--namespace=cbt-populator", "--set=monitoring.enabled=true"}
+	for key, o := range objects(t, mustTool(t, "helm", append(args, images...)...)) {
+		pod, _, err := unstructured.NestedStringMap(o.Object, "spec", "template", "metadata", "labels")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, labels := range []map[string]string{o.GetLabels(), pod} {
+			if errs := metavalidation.ValidateLabels(labels, field.NewPath(key)); len(errs) > 0 {
+				t.Error(errs.ToAggregate())
+			}
+		}
+		if version, ok := o.GetLabels()["app.kubernetes.io/version"]; ok && version != "v1.2.3_build.1" {
+			t.Errorf("%s has the version %s", key, version)
 		}
 	}
 }
