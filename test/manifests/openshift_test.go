@@ -73,13 +73,12 @@ func TestOpenShift(t *testing.T) {
 		rendered       map[string]*unstructured.Unstructured
 		nonRoot, block []string
 	}{
-		"chart, elsewhere":           {template(t), nil, nil},
-		"chart":                      {template(t, "--set=openshift.enabled=true"), []string{"cbt-populator-controller", "cbt-populator-let-go", worker}, nil},
-		"chart, Block volumes":       {template(t, "--set=openshift.enabled=true", "--set=openshift.blockVolumes=true"), []string{"cbt-populator-controller", "cbt-populator-let-go", worker}, []string{worker}},
-		"config/default":             {kustomize(t), nil, nil},
-		"components":                 {kustomize(t, "components/openshift"), []string{"cbt-populator-controller", worker}, nil},
-		"components, Block volumes":  {kustomize(t, "components/openshift", "components/openshift-block-volumes"), []string{"cbt-populator-controller", worker}, []string{worker}},
-		"chart, Block volumes alone": {template(t, "--set=openshift.blockVolumes=true"), nil, nil},
+		"chart, elsewhere":          {template(t), nil, nil},
+		"chart":                     {template(t, "--set=openshift.enabled=true"), []string{"cbt-populator-controller", "cbt-populator-let-go", worker}, nil},
+		"chart, Block volumes":      {template(t, "--set=openshift.enabled=true", "--set=openshift.blockVolumes=true"), []string{"cbt-populator-controller", "cbt-populator-let-go", worker}, []string{worker}},
+		"config/default":            {kustomize(t), nil, nil},
+		"components":                {kustomize(t, "components/openshift"), []string{"cbt-populator-controller", worker}, nil},
+		"components, Block volumes": {kustomize(t, "components/openshift", "components/openshift-block-volumes"), []string{"cbt-populator-controller", worker}, []string{worker}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(test.nonRoot, bound(t, test.rendered, nonRoot)); diff != "" {

@@ -147,6 +147,7 @@ func TestChartRefusesWhatDoesNotFit(t *testing.T) {
 		"the release's account":          {[]string{"--set=configuration.populator.serviceAccountName=cbt-populator-worker"}, nil},
 		"an image beside images":         {[]string{"--set=configuration.populator.image=registry.test/other:1"}, []string{"configuration.populator.image", "images.populator"}},
 		"several leaders":                {[]string{"--set=replicas=2", "--set=configuration.leaderElection.enabled=false"}, []string{"configuration.leaderElection.enabled", "replicas"}},
+		"Block volumes of OpenShift":     {[]string{"--set=openshift.blockVolumes=true"}, []string{"openshift.blockVolumes", "openshift.enabled"}},
 		"one that does not wait to lead": {[]string{"--set=configuration.leaderElection.enabled=false"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,7 +7,7 @@ The port of an address in the configuration file (dict "root" . "field" NAME), o
 {{- end }}
 
 {{- /*
-Fails for what the controller would take from its file and the rest of the release does not fit.
+Fails for what the controller would take from its file and the rest of the release does not fit, and for values that alone do nothing.
 */ -}}
 {{- define "cbt-populator.check" -}}
 {{- $file := include "cbt-populator.configuration" . | fromYaml }}
@@ -24,6 +24,9 @@ Fails for what the controller would take from its file and the rest of the relea
 {{- end }}
 {{- if and (gt (int .Values.replicas) 1) (not (dig "leaderElection" "enabled" true $file)) }}
 {{- fail "configuration.leaderElection.enabled is false, and several controllers would fill the same claims: leave it out, or set replicas to 1" }}
+{{- end }}
+{{- if and .Values.openshift.blockVolumes (not .Values.openshift.enabled) }}
+{{- fail "openshift.blockVolumes is true, which adds to what openshift.enabled brings: set that to true as well, or leave both out" }}
 {{- end }}
 {{- with $file.namespace }}
 {{- if ne . $.Release.Namespace }}
