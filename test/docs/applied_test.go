@@ -2,10 +2,14 @@ package docs
 
 import (
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -28,6 +32,38 @@ func TestHandlesAreNoYAML(t *testing.T) {
 	}
 	if got := pod.Spec.InitContainers[0].Args; !slices.Contains(got, "--base-snapshot-handle="+handle) {
 		t.Errorf("the populator's arguments are %q", got)
+	}
+}
+
+// TestExamplesShareANamespace: what two examples call by one name is the same for both, because their pages may be typed in one namespace.
+func TestExamplesShareANamespace(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob(filepath.Join(root, "examples", "*", "*.yaml"))
+	if err != nil || len(paths) < 20 {
+		t.Fatalf("manifests of examples: %q, %v", paths, err)
+	}
+	placeholder := regexp.MustCompile(`\$\{\w+\}|@[A-Z_]+@`)
+	seen, of := map[string]any{}, map[string]string{}
+	for _, path := range paths {
+		folder := filepath.Base(filepath.Dir(path))
+		if folder == "guide" {
+			continue // it makes a namespace of its own
+		}
+		text := placeholder.ReplaceAllString(textOf(t, folder+"/"+filepath.Base(path)), "placeholder")
+		for document := range strings.SplitSeq(text, "\n---\n") {
+			var object unstructured.Unstructured
+			if err := yaml.Unmarshal([]byte(document), &object.Object); err != nil {
+				t.Fatalf("%s: %v\n%s", path, err, document)
+			}
+			key := strings.Join([]string{object.GetKind(), object.GetNamespace(), object.GetName()}, " ")
+			if strings.Contains(key, "placeholder") {
+				continue
+			}
+			if other, ok := seen[key]; ok && !reflect.DeepEqual(other, object.Object) {
+				t.Errorf("%s and %s have different objects %s", of[key], path, key)
+			}
+			seen[key], of[key] = object.Object, path
+		}
 	}
 }
 
