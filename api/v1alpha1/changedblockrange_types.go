@@ -200,7 +200,8 @@ type ChangedBlockRangeStatus struct {
 	RecordedPod *RecordedPod `json:"recordedPod,omitempty"`
 
 	// populatedClaims is the number of claims that refer to this ChangedBlockRange and have its list: those that are bound, or will
-	// be in a moment. Those of other namespaces count while a ReferenceGrant permits them to.
+	// be in a moment, but not those to which Kubernetes gave a volume that was not filled for them. Those of other namespaces count
+	// while a ReferenceGrant permits them to.
 	// +optional
 	PopulatedClaims int32 `json:"populatedClaims"`
 

@@ -37,6 +37,9 @@ const (
 	ReasonWaitingForClaim = "WaitingForClaim"
 	// ReasonPopulating: a claim is being populated.
 	ReasonPopulating = "Populating"
+	// ReasonBoundToOtherVolume: no claim waits to be populated, and one has a volume that was not filled for it. Also the reason of a
+	// warning event on that claim.
+	ReasonBoundToOtherVolume = "BoundToOtherVolume"
 )
 
 // Reasons of Ready that a populator reports as its result.

@@ -1,5 +1,7 @@
 package v1alpha1
 
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 // Names on a populator pod. The reconciler of ChangedBlockRanges and the machinery that runs pods know each other
 // through these alone.
 const (
@@ -39,6 +41,23 @@ const (
 	// pod of that attempt is removed.
 	AnnotationFailure = GroupName + "/failure"
 )
+
+// Names on a volume, and on the claim that has it.
+const (
+	// AnnotationPopulatedFor, on a volume, is the UID of the claim that it was filled for. A volume that came to its claim in
+	// another way has none, or that of the claim that had it before.
+	AnnotationPopulatedFor = GroupName + "/populated-for"
+
+	// AnnotationOtherVolume, on a claim, names the claim's volume if that was not filled for it: one that was there already, to which
+	// Kubernetes bound the claim, or one that was restored. See HasOtherVolume.
+	AnnotationOtherVolume = GroupName + "/bound-to-other-volume"
+)
+
+// HasOtherVolume reports whether the volume of a claim is known not to have been filled for it. volume is the claim's
+// spec.volumeName. The annotation counts only if it names that volume: who copies a claim, or restores it, copies its annotations.
+func HasOtherVolume(claim metav1.Object, volume string) bool {
+	return volume != "" && claim.GetAnnotations()[AnnotationOtherVolume] == volume
+}
 
 // Values of AnnotationResultRecorded. Pods and ChangedBlockRanges are watched apart, so that a pod's mark may be seen before the
 // status that it follows from: what is outdated must not be taken for recorded then.

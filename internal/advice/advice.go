@@ -32,6 +32,7 @@ var populating = []Advice{
 	{v1alpha1.ReasonWaitingForClaim, "no claim refers to it, or the claim was not started", "create a claim; a storage class that waits for the first consumer needs a pod that uses the claim"},
 	{v1alpha1.ReasonPopulating, "a claim is being populated", "wait"},
 	{v1alpha1.ReasonPopulated, "the list was written", "mount the claim"},
+	{v1alpha1.ReasonBoundToOtherVolume, "a claim is bound to a volume that was not filled for it: one of its storage class that was `Available`, one that it names, or a restored one", "delete or reserve `Available` volumes of that class, then delete the claim and create it again, without `volumeName`"},
 }
 
 // terminal are the reasons of Ready that another attempt would not change.

@@ -222,6 +222,9 @@ func claimRows(claims []corev1.PersistentVolumeClaim, now time.Time) [][]string 
 	for i := range claims {
 		c := &claims[i]
 		phase := string(c.Status.Phase)
+		if v1alpha1.HasOtherVolume(c, c.Spec.VolumeName) {
+			phase += ", not populated"
+		}
 		if !c.DeletionTimestamp.IsZero() {
 			phase = "Terminating"
 		}

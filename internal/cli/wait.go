@@ -105,6 +105,9 @@ func (w *waiter) judge() {
 	w.show.update(w.cbr)
 	status := &w.cbr.Status
 	switch {
+	case w.claim != nil && v1alpha1.HasOtherVolume(w.claim, w.claim.Spec.VolumeName):
+		w.finish(fmt.Errorf("claim %s is not populated: it is bound to volume %s, which was there before and was not filled for it; "+
+			"delete or reserve the Available volumes of its storage class, then make another claim", w.claim.Name, w.claim.Spec.VolumeName))
 	case status.ObservedGeneration != w.cbr.Generation:
 	case status.State == v1alpha1.StateFailed:
 		w.finish(fmt.Errorf("failed: %s; %s", cmp.Or(status.Message, "without a message"), nextStep(w.cbr)))

@@ -101,6 +101,12 @@ func isBound(c *corev1.PersistentVolumeClaim) {
 	c.Spec.VolumeName, c.Status.Phase = "pv-"+c.Name, corev1.ClaimBound
 }
 
+// isAstray is a claim that was bound to a volume which was not filled for it.
+func isAstray(c *corev1.PersistentVolumeClaim) {
+	isBound(c)
+	metav1.SetMetaDataAnnotation(&c.ObjectMeta, v1alpha1.AnnotationOtherVolume, c.Spec.VolumeName)
+}
+
 func isDeleting(object metav1.Object) { object.SetDeletionTimestamp(&metav1.Time{Time: noon}) }
 
 // aPod returns a running populator pod for a claim, created at noon.

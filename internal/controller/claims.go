@@ -23,6 +23,11 @@ func started(claim *corev1.PersistentVolumeClaim) bool {
 	return slices.Contains(claim.Finalizers, v1alpha1.FinalizerClaim)
 }
 
+// astray reports whether a claim has a volume that was not filled for it: the machinery says so on the claim, or is about to.
+func (o *observation) astray(claim *corev1.PersistentVolumeClaim) bool {
+	return v1alpha1.HasOtherVolume(claim, claim.Spec.VolumeName) || o.taken[claim.UID]
+}
+
 func bound(claim *corev1.PersistentVolumeClaim) bool { return claim.Status.Phase == corev1.ClaimBound }
 
 // mustHold reports whether the ChangedBlockRange must not go away now. While nobody deletes it, every claim that waits or
@@ -69,8 +74,8 @@ func claimOf(pod *corev1.Pod) types.NamespacedName {
 }
 
 // countPopulated counts the claims that have the list: those that are bound, and those that will be in a moment, because their
-// volume is filled. So a result and the claim that it is for are told by one write.
-func countPopulated(claims []corev1.PersistentVolumeClaim, tries []attempt) int32 {
+// volume is filled. So a result and the claim that it is for are told by one write. Kubernetes may have bound a claim to another volume.
+func countPopulated(seen *observation, tries []attempt) int32 {
 	filled := map[types.UID]bool{}
 	for i := range tries {
 		if tries[i].succeeded() {
@@ -78,8 +83,8 @@ func countPopulated(claims []corev1.PersistentVolumeClaim, tries []attempt) int3
 		}
 	}
 	var n int32
-	for i := range claims {
-		if bound(&claims[i]) || filled[claims[i].UID] {
+	for i := range seen.claims {
+		if claim := &seen.claims[i]; !seen.astray(claim) && (bound(claim) || filled[claim.UID]) {
 			n++
 		}
 	}

@@ -40,6 +40,8 @@ type observation struct {
 	failures []outcome.Failure
 	// provisioned has the claims that wait for a pod while their volume is there, by UID.
 	provisioned map[types.UID]bool
+	// taken has the claims that were bound to another volume than the one that was to be filled for them, while that is there, by UID.
+	taken map[types.UID]bool
 	// intree has the provisioners of those claims that wait and whose StorageClass's cannot take a populated volume, by UID.
 	intree map[types.UID]string
 	// progress is what those of the pods that run said last, by UID.
@@ -99,21 +101,26 @@ func (r *reconciler) observe(ctx context.Context, cbr *v1alpha1.ChangedBlockRang
 }
 
 // readPrimes looks at the prime claims of claims that wait and have no pod: whether their volume is there, and what the machinery
-// wrote on them about the last attempt.
+// wrote on them about the last attempt. And at those of claims that do not wait any more: whether it is for another volume.
 func (r *reconciler) readPrimes(ctx context.Context, seen *observation) error {
 	tried := map[string]bool{}
 	for i := range seen.pods {
 		tried[seen.pods[i].Labels[v1alpha1.LabelClaimUID]] = true
 	}
-	seen.provisioned = map[types.UID]bool{}
+	seen.provisioned, seen.taken = map[types.UID]bool{}, map[types.UID]bool{}
 	for i := range seen.claims {
 		claim := &seen.claims[i]
-		if !waiting(claim) || !started(claim) || tried[string(claim.UID)] {
+		if !started(claim) || (waiting(claim) && tried[string(claim.UID)]) {
 			continue
 		}
 		var prime corev1.PersistentVolumeClaim
-		if _, err := r.read(ctx, client.ObjectKey{Namespace: r.config.PopulatorNamespace, Name: v1alpha1.PrimeClaimPrefix + string(claim.UID)}, &prime); err != nil {
+		exists, err := r.read(ctx, client.ObjectKey{Namespace: r.config.PopulatorNamespace, Name: v1alpha1.PrimeClaimPrefix + string(claim.UID)}, &prime)
+		if err != nil {
 			return err
+		}
+		if !waiting(claim) {
+			seen.taken[claim.UID] = exists && claim.Spec.VolumeName != "" && claim.Spec.VolumeName != prime.Spec.VolumeName
+			continue
 		}
 		seen.provisioned[claim.UID] = bound(&prime)
 		if failed, ok := outcome.ParseFailure(prime.Annotations[v1alpha1.AnnotationFailure]); ok {

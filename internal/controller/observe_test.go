@@ -30,6 +30,8 @@ func TestWhatAClaimWaitsFor(t *testing.T) {
 		"has not been started":                             {aClaim("a", refersTo("cbr"), migrated), nil},
 		"being provisioned":                                {aClaim("a", refersTo("cbr"), isStarted), prime(corev1.ClaimPending)},
 		"waits for its turn":                               {aClaim("a", refersTo("cbr"), isStarted), prime(corev1.ClaimBound)},
+		`it is bound to volume "pv-a"`:                     {aClaim("a", refersTo("cbr"), isStarted, isBound), prime(corev1.ClaimBound)},
+		"create a PersistentVolumeClaim":                   {aClaim("a", refersTo("cbr"), isStarted, isBound), nil},
 	} {
 		d := newDesk(t, &test.claim, class)
 		if test.prime != nil {

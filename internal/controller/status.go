@@ -32,7 +32,7 @@ func computeStatus(seen *observation, found resolution, tries []attempt, now tim
 	if listed := lastUnrecordedSuccess(tries); listed != nil {
 		writeFigures(next, listed.result)
 	}
-	next.PopulatedClaims = countPopulated(seen.claims, tries)
+	next.PopulatedClaims = countPopulated(seen, tries)
 	next.Progress = furthest(tries, seen.progress)
 
 	remembered := rememberedVerdict(last, &seen.cbr.Status, next)
@@ -137,6 +137,9 @@ func fullMessage(seen *observation, found resolution, v verdict) string {
 	message := v.message
 	if claim := firstClaim(seen.claims, waiting); claim != nil && !found.ok() && v.state == v1alpha1.StateReady {
 		message = fmt.Sprintf("%s; claim %q cannot be populated: %s", message, shownClaim(seen.cbr, claim), found.message)
+	}
+	if claim := firstClaim(seen.claims, seen.astray); claim != nil && v.reason != v1alpha1.ReasonBoundToOtherVolume {
+		message += "; " + astrayMessage(seen.cbr, claim)
 	}
 	if seen.cbr.DeletionTimestamp.IsZero() {
 		return message

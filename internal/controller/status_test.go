@@ -130,6 +130,20 @@ func TestStates(t *testing.T) {
 			{withClaims(aClaim("a", isStarted, withoutClass)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, "no StorageClass"},
 			{withClaims(aClaim("a", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, "being provisioned"},
 		},
+		"a claim with another volume, and one that is created in its place": {
+			{withClaims(aClaim("a", isAstray)), v1alpha1.StatePending, v1alpha1.ReasonBoundToOtherVolume, `claim "a" is not populated: it is bound to volume "pv-a"`},
+			{func(o *observation) { gone(o.from) }, v1alpha1.StatePending, v1alpha1.ReasonSnapshotNotFound, `claim "a" is not populated`},
+			{func(o *observation) { o.from = aSnapshot("from") }, v1alpha1.StatePending, v1alpha1.ReasonBoundToOtherVolume, ""},
+			{withClaims(aClaim("a", isAstray), aClaim("b")), v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim, `claim "a" is not populated`},
+			{withPods(aPod("b", ended(t, late, threeBlocks()))), v1alpha1.StateReady, v1alpha1.ReasonPopulated, `3 extents, 12 KiB changed; claim "a" is not populated`},
+			{func(o *observation) { o.claims, o.pods = []corev1.PersistentVolumeClaim{aClaim("b", isBound)}, nil }, v1alpha1.StateReady, v1alpha1.ReasonPopulated, ""},
+		},
+		"a claim that was bound to another volume while its list was written": {
+			{withClaims(aClaim("a", isStarted)), v1alpha1.StatePopulating, v1alpha1.ReasonPopulating, ""},
+			{func(o *observation) {
+				o.claims, o.taken = []corev1.PersistentVolumeClaim{aClaim("a", isStarted, isBound)}, map[types.UID]bool{"uid-a": true}
+			}, v1alpha1.StatePending, v1alpha1.ReasonBoundToOtherVolume, `claim "a" is not populated`},
+		},
 		"wrong snapshots fail at once": {
 			{func(o *observation) { o.from.Content.Spec.Driver = "other" }, v1alpha1.StateFailed, v1alpha1.ReasonDriverMismatch, "other"},
 		},
@@ -259,6 +273,7 @@ func TestMustHold(t *testing.T) {
 		"nothing":                 {func(*observation) {}, false, false},
 		"a claim that waits":      {func(o *observation) { o.claims = []corev1.PersistentVolumeClaim{aClaim("a")} }, true, false},
 		"a claim that is bound":   {func(o *observation) { o.claims = []corev1.PersistentVolumeClaim{aClaim("a", isBound)} }, false, false},
+		"a claim astray":          {func(o *observation) { o.claims = []corev1.PersistentVolumeClaim{aClaim("a", isAstray)} }, false, false},
 		"a claim just being let":  {func(o *observation) { o.claims = []corev1.PersistentVolumeClaim{aClaim("a", isBound, isStarted)} }, true, true},
 		"a claim that is started": {func(o *observation) { o.claims = []corev1.PersistentVolumeClaim{aClaim("a", isStarted)} }, true, true},
 		"a claim that is given up": {func(o *observation) {

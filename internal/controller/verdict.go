@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -48,6 +49,8 @@ func judge(seen *observation, found resolution, tries []attempt, remembered *ver
 		return *remembered
 	case remembered != nil && !retrying:
 		return *remembered
+	case claim == nil && firstClaim(seen.claims, seen.astray) != nil:
+		return verdict{v1alpha1.StatePending, v1alpha1.ReasonBoundToOtherVolume, astrayMessage(seen.cbr, firstClaim(seen.claims, seen.astray))}
 	case claim == nil:
 		return verdict{v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim,
 			"create a PersistentVolumeClaim whose dataSourceRef names this ChangedBlockRange"}
@@ -66,6 +69,12 @@ func judge(seen *observation, found resolution, tries []attempt, remembered *ver
 	}
 	return verdict{v1alpha1.StatePending, v1alpha1.ReasonWaitingForClaim,
 		fmt.Sprintf("claim %q has not been started: its events may say why; it needs a storage class that exists and, if that one waits for the first consumer, a pod that uses the claim", shownClaim(seen.cbr, claim))}
+}
+
+// astrayMessage tells of a claim that has a volume which was not filled for it.
+func astrayMessage(cbr *v1alpha1.ChangedBlockRange, claim *corev1.PersistentVolumeClaim) string {
+	return fmt.Sprintf("claim %q is not populated: it is bound to volume %q, which was not filled for it; delete the claim and create it again",
+		shownClaim(cbr, claim), claim.Spec.VolumeName)
 }
 
 // firstActive returns the unfinished attempt to talk about: one in trouble, else the first; nil if there is none.

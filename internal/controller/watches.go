@@ -243,8 +243,9 @@ func claimFacts(c *corev1.PersistentVolumeClaim) any {
 		Finalizers []string
 		// Class is given later to a claim that came before the cluster had a default one.
 		Class *string
+		Other string
 	}
-	return facts{c.Status.Phase, c.Spec.VolumeName, c.Finalizers, c.Spec.StorageClassName}
+	return facts{c.Status.Phase, c.Spec.VolumeName, c.Finalizers, c.Spec.StorageClassName, c.Annotations[v1alpha1.AnnotationOtherVolume]}
 }
 
 func podFacts(p *corev1.Pod) any {

@@ -1,6 +1,7 @@
 package machinery
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 
@@ -32,7 +34,8 @@ var connections = struct {
 
 // connection is how the library's instances reach the API server: with the manager's credentials, and without the parts of
 // ChangedBlockRanges that the library does not look at. Each instance keeps every ChangedBlockRange of the cluster as the
-// server sends it, some 10 KiB of maps, and only asks whether one of a name exists. It is safe for concurrent use.
+// server sends it, some 10 KiB of maps, and only asks whether one of a name exists. What hands a volume over says also for which
+// claim it was filled, which costs no request of its own so. It is safe for concurrent use.
 type connection struct {
 	host   string
 	server *url.URL
@@ -94,10 +97,19 @@ func toConnection(req *http.Request) (*http.Response, error) {
 // rangesPath is where ChangedBlockRanges of all namespaces are listed and watched.
 var rangesPath = "/apis/" + v1alpha1.GroupVersion.String() + "/" + v1alpha1.Resource
 
+// volumesPath is where volumes are.
+const volumesPath = "/api/v1/persistentvolumes/"
+
 // RoundTrip implements http.RoundTripper.
 func (c *connection) RoundTrip(req *http.Request) (*http.Response, error) {
 	ranges := req.Method == http.MethodGet && req.URL.Path == rangesPath
+	handover := req.Method == http.MethodPatch && strings.HasPrefix(req.URL.Path, volumesPath) && req.Body != nil
 	req = req.Clone(req.Context())
+	if handover {
+		if err := noteReceiver(req); err != nil {
+			return nil, fmt.Errorf("note for which claim a volume was filled: %w", err)
+		}
+	}
 	req.Host = ""
 	target := *c.server
 	target.Path = strings.TrimSuffix(target.Path, "/") + req.URL.Path
@@ -124,6 +136,35 @@ func (c *connection) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &slimBody{Closer: resp.Body, next: slim}
 	return resp, nil
+}
+
+// noteReceiver has a patch that hands a volume over annotate it with the UID of the claim that it is for. The library notes only the
+// name of the ChangedBlockRange, which a volume that is used again may have from another night.
+func noteReceiver(req *http.Request) error {
+	data, err := io.ReadAll(req.Body)
+	if err = errors.Join(err, req.Body.Close()); err != nil {
+		return err
+	}
+	var patch map[string]any
+	if err := json.Unmarshal(data, &patch); err != nil {
+		return err
+	}
+	claim, _, err := unstructured.NestedString(patch, "spec", "claimRef", "uid")
+	if err != nil {
+		return err
+	}
+	if claim != "" {
+		if err := unstructured.SetNestedField(patch, claim, "metadata", "annotations", v1alpha1.AnnotationPopulatedFor); err != nil {
+			return err
+		}
+		if data, err = json.Marshal(patch); err != nil {
+			return err
+		}
+	}
+	req.ContentLength = int64(len(data))
+	req.Body = io.NopCloser(bytes.NewReader(data))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+	return nil
 }
 
 func isWatch(u *url.URL) bool {

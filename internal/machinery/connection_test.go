@@ -89,6 +89,48 @@ func TestConnection(t *testing.T) {
 	}
 }
 
+// TestConnectionNotesReceiver sends the library's patch of a volume, and others that are none of it.
+func TestConnectionNotesReceiver(t *testing.T) {
+	const handover = `{"metadata":{"name":"pv","annotations":{"cbt.storage.k8s.io/populated-from":"ns/r"}},"spec":{"claimRef":{"namespace":"ns","name":"c","uid":"u"}}}`
+	for name, test := range map[string]struct{ method, path, body, want string }{
+		"a volume is handed over": {http.MethodPatch, volumesPath + "pv", handover,
+			`{"metadata":{"annotations":{"cbt.storage.k8s.io/populated-for":"u","cbt.storage.k8s.io/populated-from":"ns/r"},"name":"pv"},"spec":{"claimRef":{"name":"c","namespace":"ns","uid":"u"}}}`},
+		"a volume is changed": {http.MethodPatch, volumesPath + "pv", `{"spec":{}}`, `{"spec":{}}`},
+		"something else":      {http.MethodPatch, "/api/v1/namespaces/ns/persistentvolumeclaims/c", handover, handover},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got string
+			server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				body, err := io.ReadAll(r.Body)
+				if err != nil || int64(len(body)) != r.ContentLength {
+					t.Errorf("read %d bytes of %d: %v", len(body), r.ContentLength, err)
+				}
+				got = string(body)
+			}))
+			defer server.Close()
+			c, err := openConnection(&rest.Config{Host: server.URL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.close()
+			req, err := http.NewRequestWithContext(t.Context(), test.method, c.url()+test.path, strings.NewReader(test.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := resp.Body.Close(); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("the server was sent (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestConnectionCut has an answer end in the middle, which must not look like a list that is complete.
 func TestConnectionCut(t *testing.T) {
 	for _, query := range []string{"", "?watch=1"} {

@@ -80,7 +80,7 @@ func deleteInMidFlight(t *testing.T, running bool, before func(*world, victims))
 			t.Fatal(err)
 		}
 		for _, volume := range volumes.Items {
-			if volume.Spec.ClaimRef.Namespace == w.cfg.PopulatorNamespace {
+			if ref := volume.Spec.ClaimRef; ref != nil && ref.Namespace == w.cfg.PopulatorNamespace {
 				return false
 			}
 		}

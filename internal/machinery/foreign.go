@@ -98,7 +98,7 @@ func noteOrigin(ctx context.Context, c client.Writer, claim *corev1.PersistentVo
 		return nil
 	}
 	source, _ := reference.Of(claim)
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, libraryPrefix+"/populated-from", source)
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, annotationPopulatedFrom, source)
 	volume := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: claim.Spec.VolumeName}}
 	if err := c.Patch(ctx, volume, client.RawPatch(types.MergePatchType, patch)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("note on volume %s what it was populated from: %w", volume.Name, err)

@@ -29,6 +29,9 @@ func (r *releaser) handedOver(ctx context.Context, claim, prime *corev1.Persiste
 		}
 		return false, fmt.Errorf("get volume %s of claim %s: %w", claim.Spec.VolumeName, nameOf(claim), err)
 	}
+	if filledFor(&volume, claim) {
+		r.origins.note(claim.UID, true)
+	}
 	return volume.Spec.ClaimRef != nil && volume.Spec.ClaimRef.UID == claim.UID, nil
 }
 

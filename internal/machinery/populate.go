@@ -254,7 +254,7 @@ func (f *filler) cleanUp(ctx context.Context, claim, prime *corev1.PersistentVol
 	}
 	if pod != nil {
 		if pod.DeletionTimestamp == nil {
-			if err := f.deletes.populated(ctx, claim, pod); err != nil {
+			if err := f.deletePod(ctx, claim, prime, pod); err != nil {
 				return err
 			}
 		}
@@ -275,4 +275,12 @@ func (f *filler) cleanUp(ctx context.Context, claim, prime *corev1.PersistentVol
 	f.events.forget(claim.UID)
 	f.settling.begin(claim)
 	return nil
+}
+
+// deletePod deletes the pod of a claim that has a volume, and tells that the claim was filled if the volume is the pod's.
+func (f *filler) deletePod(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim, pod *corev1.Pod) error {
+	if prime != nil && prime.Spec.VolumeName == claim.Spec.VolumeName {
+		return f.deletes.populated(ctx, claim, pod)
+	}
+	return f.deletes.exactly(ctx, pod)
 }

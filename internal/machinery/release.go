@@ -37,6 +37,7 @@ type releaser struct {
 	events    *events
 	refused   *refusals
 	deletes   *deletes
+	origins   origins
 
 	references *reference.Policy
 }
@@ -97,6 +98,13 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 			return reconcile.Result{}, err
 		}
 	}
+	if claim != nil && (release || prime == nil) {
+		// It is told before anything goes: a claim that lost its finalizer counts as filled.
+		if err := r.checkVolume(ctx, claim); err != nil {
+			// The newer version of a claim that changed in between wakes us.
+			return reconcile.Result{}, ignoreConflict(err)
+		}
+	}
 	if !release {
 		return reconcile.Result{}, r.goOn(ctx, claim, pod, prime)
 	}
@@ -106,6 +114,7 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return reconcile.Result{}, err
 	}
 	if claim == nil {
+		r.origins.forget(uid)
 		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{}, r.removeFinalizer(ctx, claim)
@@ -146,8 +155,8 @@ func released(claim, prime *corev1.PersistentVolumeClaim) bool {
 		// Bound and let go by the library: what is left was left behind.
 		return true
 	default:
-		// Bound to a volume that is not ours, so the library waits in vain for the prime claim to lose its own.
-		return prime != nil && prime.Spec.VolumeName != "" && prime.Spec.VolumeName != claim.Spec.VolumeName
+		// Bound to a volume that is not ours, so the library waits in vain for the prime claim to lose its own, if it ever gets one.
+		return prime != nil && prime.Spec.VolumeName != claim.Spec.VolumeName
 	}
 }
 

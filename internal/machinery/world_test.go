@@ -280,6 +280,12 @@ func (w *world) waitFilled(claim *corev1.PersistentVolumeClaim) {
 	if got, want := volume.Annotations[libraryPrefix+"/populated-from"], w.namespace+"/"+claim.Spec.DataSourceRef.Name; got != want {
 		w.Errorf("volume %s was populated from %q, want %q", volume.Name, got, want)
 	}
+	if got, want := volume.Annotations[v1alpha1.AnnotationPopulatedFor], string(claim.UID); got != want {
+		w.Errorf("volume %s was populated for %q, want %q", volume.Name, got, want)
+	}
+	if other, told := claim.Annotations[v1alpha1.AnnotationOtherVolume]; told {
+		w.Errorf("claim %s, which was filled, is said to have the volume %s of somebody else", claim.Name, other)
+	}
 }
 
 // waitGone deletes the claim and waits until it is gone.

@@ -276,7 +276,7 @@ func (l *life) checkGone(s sight) string {
 	}
 	for i := range volumes.Items {
 		ref := volumes.Items[i].Spec.ClaimRef
-		if ref.Namespace == l.namespace || volumes.Items[i].Spec.StorageClassName == l.namespace {
+		if (ref != nil && ref.Namespace == l.namespace) || volumes.Items[i].Spec.StorageClassName == l.namespace {
 			return "volume " + volumes.Items[i].Name + " is there"
 		}
 	}

@@ -290,6 +290,9 @@ func (f *Cluster) volume(ctx context.Context, s *state, v *corev1.PersistentVolu
 		return f.dropFinalizer(ctx, v, finalizerVolume)
 	}
 	ref := v.Spec.ClaimRef
+	if ref == nil {
+		return nil
+	}
 	claim := s.claims[types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}]
 	if claim == nil || claim.UID != ref.UID {
 		f.mu.Lock()
@@ -312,7 +315,7 @@ func (f *Cluster) claim(ctx context.Context, s *state, c *corev1.PersistentVolum
 	}
 	var own *corev1.PersistentVolume
 	for i := range s.volumes {
-		if v := &s.volumes[i]; v.Spec.ClaimRef.UID == c.UID && v.DeletionTimestamp == nil {
+		if v := &s.volumes[i]; v.Spec.ClaimRef != nil && v.Spec.ClaimRef.UID == c.UID && v.DeletionTimestamp == nil {
 			own = v
 		}
 	}
@@ -339,6 +342,8 @@ func (f *Cluster) claim(ctx context.Context, s *state, c *corev1.PersistentVolum
 		c.Status.Capacity = c.Spec.Resources.Requests
 		c.Status.AccessModes = c.Spec.AccessModes
 		return f.client.Status().Update(ctx, c)
+	case own == nil && s.available(c) != nil:
+		return f.take(ctx, s.available(c), c)
 	case own == nil && c.Spec.DataSourceRef == nil && c.Spec.VolumeName == "":
 		if off || (holds.Provision != nil && holds.Provision(c)) {
 			return nil
