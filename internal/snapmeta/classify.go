@@ -59,8 +59,10 @@ func classify(err error) (failure, outcome.Reason) {
 		if wrapped.MatchString(s.Message()) {
 			return failNoDelta, outcome.DeltaUnavailable
 		}
+		return failRetry, outcome.StreamFailed
+	default:
+		return failRetry, outcome.StreamFailed
 	}
-	return failRetry, outcome.StreamFailed
 }
 
 // wrapped is what a gRPC error of that code is in words.
