@@ -253,7 +253,7 @@ func (n *nights) create(manifest string) error {
 	case "Job":
 		err = yaml.UnmarshalStrict([]byte(manifest), &backup)
 		n.new(n.jobs[backup.Name] == nil, manifest)
-		n.jobs[backup.Name] = &job{labels: backup.Labels, fate: n.fate, manifest: backup}
+		n.jobs[backup.Name] = &job{labels: backup.Labels, fate: n.fate, keep: n.keep, manifest: backup}
 	default:
 		err = errors.New("no objects passed to create")
 	}

@@ -65,8 +65,10 @@ type job struct {
 	conditions string
 	asked      bool
 	// node is its pod's.
-	node     string
-	fate     fate
+	node string
+	fate fate
+	// keep is how many chains it was told to keep.
+	keep     int
 	manifest batchv1.Job
 }
 
@@ -166,7 +168,13 @@ func (n *nights) nightNow() (name string, err error) {
 	name = "night-" + n.volume + "-" + now
 	of, id := n.run(), "nightly-"+n.volume+"-"+now
 	n.runs[id], n.calls, n.logs = of, 0, ""
-	whole := n.chains()
+	whole, keep := n.chains(), n.keep
+	for _, j := range n.jobs {
+		if j.conditions == "" {
+			// It may commit tonight, and was told so in its own night.
+			keep = min(keep, j.keep)
+		}
+	}
 	env := []string{"NOW=" + now, "JOB=" + id, "VOLUME=" + n.volume, "LIST_SIZE=10Mi", fmt.Sprint("NIGHTS_PER_FULL=", n.perFull), fmt.Sprint("KEEP_CHAINS=", n.keep), fmt.Sprint("MOUNT_MINUTES=", n.mountMinutes)}
 	script := append(slices.Clone(n.shell), filepath.Join(n.scripts, "night.sh"))
 	n.printed, err = n.kubectl.shell(n.T, n.scripts, env, script, n.answer)
@@ -183,14 +191,14 @@ func (n *nights) nightNow() (name string, err error) {
 		}
 	}
 	if !n.damaged {
-		n.check(whole)
+		n.check(whole, keep)
 	}
 	return name, err
 }
 
 // check demands that every chain on the volume can be restored, that no good one was lost, and that the last successful night's
-// backup, or a newer one, is there. whole are the chains that there were.
-func (n *nights) check(whole []string) {
+// backup, or a newer one, is there. whole are the chains that there were, keep is how many of them are to be kept.
+func (n *nights) check(whole []string, keep int) {
 	n.Helper()
 	newest := ""
 	for _, chain := range n.chains() {
@@ -213,8 +221,8 @@ func (n *nights) check(whole []string) {
 	if newest < n.lastGood[n.volume] {
 		n.Fatalf("%s was successful, and the newest backup is %q", n.lastGood[n.volume], newest)
 	}
-	if left := len(n.chains()); left < min(n.keep, len(whole)) {
-		n.Fatalf("there were the chains %q, %d are to be kept, and %d are left", whole, n.keep, left)
+	if left := len(n.chains()); left < min(keep, len(whole)) {
+		n.Fatalf("there were the chains %q, %d are to be kept, and %d are left", whole, keep, left)
 	}
 }
 
