@@ -83,9 +83,11 @@ test-lives: test-servers ## The lives that a claim can have, with -race and ever
 
 .PHONY: e2e
 e2e: cluster-up deploy-local ## Every scenario on the real local cluster (E2E_FLAGS=-short: fewer repetitions, as in CI)
+	$(AS_SHIPPED) go test -vet=off -tags e2e -timeout 40m ./test/tools $(E2E_FLAGS) & tools=$$!; \
 	PATH="$(BIN):$$PATH" KUBECONFIG=$(LOCAL_KUBECONFIG) CBR_IMAGE=$$($(MAKE) -s --no-print-directory cli-image-local) \
 	KUBECTL_IMAGE=$(LOCAL_REGISTRY)/kubectl \
-	  $(AS_SHIPPED) go test -vet=off -tags e2e -count 1 -timeout 40m -parallel 8 ./test/e2e ./test/tools $(E2E_FLAGS)
+	  $(AS_SHIPPED) go test -vet=off -tags e2e -count 1 -timeout 40m -parallel 8 ./test/e2e $(E2E_FLAGS) || failed=1; \
+	wait $$tools && [ -z "$${failed:-}" ]
 
 .PHONY: bench
 bench: cluster-up deploy-local ## Measure it beside its peers, print a table, write docs/performance.md (BENCH_FLAGS=--help says what can be chosen)
