@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -84,18 +83,7 @@ func (f *filler) resume(ctx context.Context, target podClaim, source podSource, 
 
 // remember writes a failure to the prime claim, or removes it. The change of the prime claim wakes the claim.
 func (f *filler) remember(ctx context.Context, prime *corev1.PersistentVolumeClaim, failed string) error {
-	changed := prime.DeepCopy()
-	if failed == "" {
-		delete(changed.Annotations, v1alpha1.AnnotationFailure)
-	} else {
-		if changed.Annotations == nil {
-			changed.Annotations = map[string]string{}
-		}
-		changed.Annotations[v1alpha1.AnnotationFailure] = failed
-	}
-	// Only this prime claim: another one of the same name would not be about the same volume.
-	patch := client.MergeFromWithOptions(prime, client.MergeFromWithOptimisticLock{})
-	if err := f.client.Patch(ctx, changed, patch); client.IgnoreNotFound(err) != nil {
+	if err := annotate(ctx, f.client, prime.DeepCopy(), v1alpha1.AnnotationFailure, failed); err != nil {
 		return fmt.Errorf("remember the failure on prime claim %s: %w", prime.Name, err)
 	}
 	return nil

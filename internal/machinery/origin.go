@@ -3,13 +3,11 @@ package machinery
 import (
 	"context"
 	"fmt"
-	"maps"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/cbt-populator/cbt-populator/api/v1alpha1"
@@ -106,22 +104,9 @@ func filledFor(volume *corev1.PersistentVolume, claim *corev1.PersistentVolumeCl
 	return noted && (from == source.String() || from == claim.Namespace+"/"+source.Name)
 }
 
-// noteOtherVolume sets the annotation that names the volume, or takes it off if volume is "". It insists on the version that was
-// read, because another claim of that name may have come since.
+// noteOtherVolume sets the annotation that names the volume, or takes it off if volume is "".
 func (r *releaser) noteOtherVolume(ctx context.Context, claim *corev1.PersistentVolumeClaim, volume string) error {
-	before := claim.DeepCopy()
-	// The map may be a cache's.
-	claim.Annotations = maps.Clone(claim.Annotations)
-	if volume == "" {
-		delete(claim.Annotations, v1alpha1.AnnotationOtherVolume)
-	} else {
-		if claim.Annotations == nil {
-			claim.Annotations = map[string]string{}
-		}
-		claim.Annotations[v1alpha1.AnnotationOtherVolume] = volume
-	}
-	err := r.client.Patch(ctx, claim, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	if client.IgnoreNotFound(err) != nil {
+	if err := annotate(ctx, r.client, claim, v1alpha1.AnnotationOtherVolume, volume); err != nil {
 		return fmt.Errorf("note on claim %s which volume it has: %w", nameOf(claim), err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -92,11 +93,9 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	release := released(claim, prime)
-	if !release {
-		if release, err = r.abandoned(ctx, claim, pod, prime); err != nil {
-			return reconcile.Result{}, err
-		}
+	release, err := r.releases(ctx, claim, pod, prime)
+	if err != nil {
+		return reconcile.Result{}, err
 	}
 	if claim != nil && (release || prime == nil) {
 		// It is told before anything goes: a claim that lost its finalizer counts as filled.
@@ -123,7 +122,7 @@ func (r *releaser) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 // goOn does for a claim that is not released what the library does not.
 func (r *releaser) goOn(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, prime *corev1.PersistentVolumeClaim) error {
 	if prime == nil {
-		return r.overlooked(ctx, claim, pod)
+		return nil
 	}
 	over, err := r.handedOver(ctx, claim, prime)
 	switch {
@@ -135,6 +134,17 @@ func (r *releaser) goOn(ctx context.Context, claim *corev1.PersistentVolumeClaim
 		return errors.Join(r.reschedule(ctx, claim, prime), r.remake(ctx, claim, prime), r.giveUp(ctx, claim, prime))
 	}
 	return nil
+}
+
+// releases reports whether the temporary objects of a claim are to go, and its finalizer with them.
+func (r *releaser) releases(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod, prime *corev1.PersistentVolumeClaim) (bool, error) {
+	if released(claim, prime) {
+		return true, nil
+	}
+	if abandoned, err := r.abandoned(ctx, claim, pod, prime); abandoned || err != nil {
+		return abandoned, err
+	}
+	return r.overlooked(ctx, claim, prime, pod)
 }
 
 // released reports whether the temporary objects of a claim are to go although the library does not say so. claim is nil
@@ -244,12 +254,37 @@ func (r *releaser) removeFinalizer(ctx context.Context, claim *corev1.Persistent
 // dropFinalizer takes a finalizer off an object, if that is still there. It insists on the version that was read, since a merge patch
 // replaces the whole list of finalizers.
 func dropFinalizer(ctx context.Context, c client.Client, o client.Object, finalizer string) error {
-	before := o.DeepCopyObject().(client.Object)
-	// The list may be a cache's.
-	o.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == finalizer }))
-	err := c.Patch(ctx, o, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	if client.IgnoreNotFound(err) != nil {
+	err := amend(ctx, c, o, func() {
+		// The list may be a cache's.
+		o.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == finalizer }))
+	})
+	if err != nil {
 		return fmt.Errorf("take the finalizer off %T %s: %w", o, client.ObjectKeyFromObject(o), err)
 	}
 	return nil
+}
+
+// annotate sets an annotation of an object, or takes it off if value is "". It insists on the version that was read, because another
+// object of that name may have come since, which it would not be true of.
+func annotate(ctx context.Context, c client.Client, o client.Object, key, value string) error {
+	return amend(ctx, c, o, func() {
+		// The map may be a cache's.
+		annotations := maps.Clone(o.GetAnnotations())
+		if value == "" {
+			delete(annotations, key)
+		} else {
+			if annotations == nil {
+				annotations = map[string]string{}
+			}
+			annotations[key] = value
+		}
+		o.SetAnnotations(annotations)
+	})
+}
+
+// amend writes to an object what change does to it, if that is still what was read. An object that is gone is no error.
+func amend(ctx context.Context, c client.Client, o client.Object, change func()) error {
+	before := o.DeepCopyObject().(client.Object)
+	change()
+	return client.IgnoreNotFound(c.Patch(ctx, o, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
 }

@@ -9,7 +9,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
@@ -42,11 +41,8 @@ func (r *releaser) reschedule(ctx context.Context, claim, prime *corev1.Persiste
 	}
 	// The claim comes first. Should the controller die in between, a node that was chosen in the meantime is another one.
 	if claim.Annotations[annotationSelectedNode] == prime.Annotations[annotationNode] {
-		before := claim.DeepCopy()
 		claim = claim.DeepCopy()
-		delete(claim.Annotations, annotationSelectedNode)
-		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-		if err := r.client.Patch(ctx, claim, patch); client.IgnoreNotFound(err) != nil {
+		if err := annotate(ctx, r.client, claim, annotationSelectedNode, ""); err != nil {
 			return fmt.Errorf("ask for another node for claim %s: %w", nameOf(claim), err)
 		}
 	}
@@ -72,21 +68,15 @@ func (r *releaser) remake(ctx context.Context, claim, prime *corev1.PersistentVo
 	return r.deletes.exactly(ctx, prime)
 }
 
-// overlooked takes the finalizer off a claim that has its volume and of which nothing temporary is left, when the library never
-// will: it looks at no claim without a selected node whose StorageClass waits for the first consumer, and no scheduler chooses
+// overlooked reports whether a claim has its volume, nothing temporary of it is left, and the library never takes the finalizer
+// off: it looks at no claim without a selected node whose StorageClass waits for the first consumer, and no scheduler chooses
 // one for a claim that is bound. Provisioners take the annotation off when the node is gone, which may be while the volume is
 // handed over; and who restores claims from a backup leaves it out.
-func (r *releaser) overlooked(ctx context.Context, claim *corev1.PersistentVolumeClaim, pod *corev1.Pod) error {
-	if pod != nil || claim.Spec.VolumeName == "" || !hasFinalizer(claim) || claim.Annotations[annotationSelectedNode] != "" {
-		return nil
+func (r *releaser) overlooked(ctx context.Context, claim, prime *corev1.PersistentVolumeClaim, pod *corev1.Pod) (bool, error) {
+	if pod != nil || prime != nil || claim.Spec.VolumeName == "" || !hasFinalizer(claim) || claim.Annotations[annotationSelectedNode] != "" {
+		return false, nil
 	}
-	if waits, err := r.waitsForConsumer(ctx, claim); err != nil || !waits {
-		return err
-	}
-	if _, err := r.remove(ctx, claim.UID, nil, nil); err != nil {
-		return err
-	}
-	return r.removeFinalizer(ctx, claim)
+	return r.waitsForConsumer(ctx, claim)
 }
 
 // waitsForConsumer reports whether the claim's StorageClass exists and waits for the first consumer.
