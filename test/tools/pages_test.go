@@ -45,6 +45,7 @@ var onCluster = map[string]string{
 	"docs/changedblockrange.md#Writing one":        "TestPageChangedBlockRange",
 	"docs/changedblockrange.md#Reading its status": "TestPageChangedBlockRange",
 	"docs/backup.md#Volumes with a filesystem":     "TestFilesystemSource",
+	"docs/drivers.md#Freed blocks":                 "TestPageDrivers",
 	"docs/kubectl-cbr.md#create":                   "TestPageKubectlCbr",
 	"docs/kubectl-cbr.md#list and describe":        "TestPageKubectlCbr",
 	"docs/kubectl-cbr.md#Permissions":              "TestPageKubectlCbr",
