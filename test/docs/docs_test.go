@@ -1,9 +1,6 @@
 // Package docs checks what the pages say against what is there: links lead somewhere, targets of make exist, commands of
 // kubectl cbr and of the populator parse with their flags, manifests are known to the scheme. What the pages tell a user to type is
 // executed: on the real cluster by test/e2e, and what works on lists and devices by test/tools, which demands one of both.
-//
-// A cluster does not fail when a test wants it to. So the scripts, pods and loops of the examples run here too, in plain shells over
-// folders, with a kubectl whose answers and failures are the test's.
 package docs
 
 import (
@@ -264,32 +261,13 @@ func TestFilesystemsAreBackedUp(t *testing.T) {
 	}
 }
 
-// TestCommitsHaveNamesOfTheirOwn checks the examples' backups, several of which may run beside each other on one volume: what
-// each renames at its end must be a file that no other one writes.
-func TestCommitsHaveNamesOfTheirOwn(t *testing.T) {
-	manifests, err := filepath.Glob(root + "/examples/*/*.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	scripts, err := filepath.Glob(root + "/examples/*/*.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rename := regexp.MustCompile(`\bmv "?\S*?/\.([^\s"]+)"? \S*/([^\s/"]+\.cbl)`)
-	checked := 0
-	for _, path := range append(manifests, scripts...) {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+// TestNoLabelsOfNewerKubernetes: this label of pods came after the oldest release that the pages promise.
+func TestNoLabelsOfNewerKubernetes(t *testing.T) {
+	t.Parallel()
+	const label = "batch.kubernetes.io/job-completion-index"
+	for path, text := range pages(t) {
+		if strings.Contains(text, label) {
+			t.Errorf("%s needs %s, which pods have from Kubernetes 1.28 on", path, label)
 		}
-		for _, m := range rename.FindAllStringSubmatch(string(text), -1) {
-			checked++
-			if m[1] != m[2] {
-				t.Errorf("%s: %q: the temporary file of %s is called .%s, as that of another backup may be", path, m[0], m[2], m[1])
-			}
-		}
-	}
-	if checked < 2 {
-		t.Errorf("only %d renames were found", checked)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -25,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
+
+	"github.com/cbt-populator/cbt-populator/test/inputs"
 )
 
 const (
@@ -35,21 +36,9 @@ const (
 // images are what the chart requires.
 var images = []string{"--set=images.controller=registry.test/controller:1", "--set=images.populator=registry.test/populator:1"}
 
-// sources has Go see what tools and scripts read, or it would show an earlier result after a change of a manifest.
+// sources are what tools and scripts read.
 var sources = sync.OnceValue(func() error {
-	for _, name := range []string{"/Makefile", "/charts", "/config", "/hack"} {
-		err := filepath.WalkDir(root+name, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() {
-				return err
-			}
-			_, err = os.ReadFile(path)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return inputs.Files(root+"/Makefile", root+"/charts", root+"/config", root+"/hack")
 })
 
 func tool(t *testing.T, name string, args ...string) ([]byte, error) {

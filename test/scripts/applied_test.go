@@ -1,6 +1,7 @@
-package docs
+package scripts
 
 import (
+	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -64,6 +65,36 @@ func TestExamplesShareANamespace(t *testing.T) {
 			}
 			seen[key], of[key] = object.Object, path
 		}
+	}
+}
+
+// TestCommitsHaveNamesOfTheirOwn checks the examples' backups, several of which may run beside each other on one volume: what
+// each renames at its end must be a file that no other one writes.
+func TestCommitsHaveNamesOfTheirOwn(t *testing.T) {
+	manifests, err := filepath.Glob(root + "/examples/*/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts, err := filepath.Glob(root + "/examples/*/*.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rename := regexp.MustCompile(`\bmv "?\S*?/\.([^\s"]+)"? \S*/([^\s/"]+\.cbl)`)
+	checked := 0
+	for _, path := range append(manifests, scripts...) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range rename.FindAllStringSubmatch(string(text), -1) {
+			checked++
+			if m[1] != m[2] {
+				t.Errorf("%s: %q: the temporary file of %s is called .%s, as that of another backup may be", path, m[0], m[2], m[1])
+			}
+		}
+	}
+	if checked < 2 {
+		t.Errorf("only %d renames were found", checked)
 	}
 }
 

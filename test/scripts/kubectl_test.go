@@ -1,4 +1,6 @@
-package docs
+// Package scripts runs the scripts, pods and loops of the examples in plain shells over folders, with a kubectl whose answers and
+// failures are the test's: a cluster does not fail when a test wants it to. On the real cluster they are run by test/e2e.
+package scripts
 
 import (
 	"bufio"
@@ -10,11 +12,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cbt-populator/cbt-populator/test/inputs"
 )
+
+const root = "../.."
+
+// block matches a fenced block of commands.
+var block = regexp.MustCompile("(?ms)^```sh\n(.*?)^```")
 
 // shellDeadline bounds what one shell may take.
 const shellDeadline = time.Minute
@@ -47,6 +57,9 @@ type kubectl struct {
 
 func newKubectl(t *testing.T) *kubectl {
 	t.Helper()
+	if err := inputs.Files(root+"/examples", root+"/hack"); err != nil {
+		t.Fatal(err)
+	}
 	k := &kubectl{dir: t.TempDir(), calls: make(chan struct{})}
 	if err := os.WriteFile(filepath.Join(k.dir, "kubectl"), []byte(fakeKubectl), 0o755); err != nil {
 		t.Fatal(err)

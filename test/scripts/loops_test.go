@@ -1,4 +1,4 @@
-package docs
+package scripts
 
 import (
 	"errors"
@@ -17,8 +17,8 @@ func loops(t *testing.T, page string) []string {
 	t.Helper()
 	var found []string
 	for _, b := range block.FindAllStringSubmatch(textOf(t, page+"/README.md"), -1) {
-		if b[1] == "sh" && loop.MatchString(b[2]) {
-			found = append(found, b[2])
+		if loop.MatchString(b[1]) {
+			found = append(found, b[1])
 		}
 	}
 	if len(found) == 0 {

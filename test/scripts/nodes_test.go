@@ -1,4 +1,4 @@
-package docs
+package scripts
 
 import (
 	"strings"
@@ -75,15 +75,4 @@ func night(t *testing.T, volume string) string {
 		t.Fatal(err)
 	}
 	return string(raw)
-}
-
-// TestNoLabelsOfNewerKubernetes: this label of pods came after the oldest release that the pages promise.
-func TestNoLabelsOfNewerKubernetes(t *testing.T) {
-	t.Parallel()
-	const label = "batch.kubernetes.io/job-completion-index"
-	for path, text := range pages(t) {
-		if strings.Contains(text, label) {
-			t.Errorf("%s needs %s, which pods have from Kubernetes 1.28 on", path, label)
-		}
-	}
 }
