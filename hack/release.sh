@@ -20,7 +20,9 @@ mkdir -p dist "$BIN/.release"
 
 # `make` has written the kustomization with the version in its labels.
 "$KUBECTL" kustomize "$BIN/.manifests" |
-  "$BIN/ko" resolve "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="$tags" --sbom=spdx --image-refs=dist/images.txt -f - > dist/install.yaml
+  "$BIN/ko" resolve "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="$tags" --sbom=spdx -f - > dist/install.yaml
+# Not ko's own list, which has those of each platform, too.
+grep -oE '[^[:space:]"=]+@sha256:[0-9a-f]+' dist/install.yaml | sort -u > dist/images.txt
 
 # The plugin's image, for pods of backups; no manifest names it.
 "$BIN/ko" build "$@" --platform="${PLATFORMS:-linux/amd64,linux/arm64}" --tags="$tags" --sbom=spdx ./cmd/kubectl-cbr >> dist/images.txt

@@ -11,15 +11,19 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 )
 
-// fakeKo leaves its arguments in the file calls and names two images.
+// fakeKo leaves its arguments in the file calls. Its images have the digest 1; where it is to list all, it begins with those of a
+// platform.
 const fakeKo = `#!/usr/bin/env bash
 echo "$*" >> "${0%/*}/calls"
 for argument in "$@"; do
   case $argument in
-    --image-refs=*) printf 'registry.test/%s:v1@sha256:1\n' controller populator > "${argument#*=}" ;;
+    --image-refs=*) printf 'registry.test/%s:v1@sha256:%d\n' controller 2 populator 2 controller 1 populator 1 > "${argument#*=}" ;;
   esac
 done
-[[ $1 != resolve ]] || cat
+case $1 in
+  resolve) printf 'image: registry.test/%s:v1@sha256:1\n' controller populator ;;
+  build) echo registry.test/kubectl-cbr:v1@sha256:1 ;;
+esac
 `
 
 // release runs hack/release.sh beside a copy of what it reads, because it replaces the folder dist, and returns that and ko's calls.
@@ -80,6 +84,29 @@ func TestReleasePlatforms(t *testing.T) {
 	for _, call := range calls {
 		if !slices.Contains(strings.Fields(call), want) {
 			t.Errorf("ko is called without %s: %s", want, call)
+		}
+	}
+}
+
+// TestReleaseImages: the chart installs the images that install.yaml does, which are for every platform, and the list is of those.
+func TestReleaseImages(t *testing.T) {
+	dist, _ := release(t)
+	list, err := os.ReadFile(filepath.Join(dist, "images.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "registry.test/controller:v1@sha256:1\nregistry.test/populator:v1@sha256:1\nregistry.test/kubectl-cbr:v1@sha256:1\n"
+	if string(list) != want {
+		t.Errorf("images.txt has\n%swant\n%s", list, want)
+	}
+	charts, err := filepath.Glob(filepath.Join(dist, "*.tgz"))
+	if err != nil || len(charts) != 1 {
+		t.Fatalf("charts: %q, %v", charts, err)
+	}
+	values := mustTool(t, "helm", "show", "values", charts[0])
+	for image := range strings.SplitSeq(strings.TrimSpace(want), "\n") {
+		if named := strings.Contains(string(values), `"`+image+`"`); named == strings.Contains(image, "kubectl-cbr") {
+			t.Errorf("%s: named by the chart: %v", image, named)
 		}
 	}
 }
