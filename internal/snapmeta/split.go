@@ -115,15 +115,17 @@ func (s *Stream) boundary() (at int, boundary int64) {
 	if active >= s.cfg.Streams || len(s.units) >= 2*s.cfg.Streams || left == 0 || covered == 0 {
 		return 0, 0
 	}
-	u, since := s.units[at], s.pace.began
+	u := s.units[at]
+	// Nanoseconds a byte: of the whole list, unless it is known of this part.
+	pace := float64(time.Since(s.pace.began)) / float64(s.units[0].start+covered)
+	if u.position > u.listed && !u.listing.IsZero() {
+		pace = float64(time.Since(u.listing)) / float64(u.position-u.listed)
+	}
+	if !s.worthwhile(float64(left) * pace) {
+		return 0, 0
+	}
 	if u.position > u.start && u.entries > 0 {
 		covered, entries = u.position-u.start, u.entries
-		if u.start > 0 {
-			since = u.opened
-		}
-	}
-	if !s.worthwhile(float64(left) / float64(covered) * float64(time.Since(since))) {
-		return 0, 0
 	}
 	width := left / int64(s.cfg.Streams-active+1)
 	density := float64(entries) / float64(covered)
@@ -205,7 +207,7 @@ func (s *Stream) alignment(width int64) int64 {
 func (s *Stream) open(ctx context.Context, at int, boundary int64) bool {
 	check := s.first.check
 	u := &unit{
-		start: boundary, position: boundary, opened: time.Now(), ahead: true, done: make(chan struct{}),
+		start: boundary, position: boundary, ahead: true, done: make(chan struct{}),
 		reader: &reader{
 			cfg: &s.cfg, timing: s.timing, log: s.log.With("streamStart", boundary), req: s.first.req, resumes: &s.resumes, opening: &s.opening,
 			beyond: s.units[at].reader.beyond, // it lists what is left of what that one had to come past

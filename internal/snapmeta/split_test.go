@@ -86,6 +86,29 @@ func TestBoundary(t *testing.T) {
 	}
 }
 
+// TestNoSplitOfWhatIsLeft: how long a call took until its first message says nothing about how long what it lists will take. Where calls
+// are answered slowly, the last part of a list would be split again and again otherwise, and each time the next call be waited for.
+func TestNoSplitOfWhatIsLeft(t *testing.T) {
+	const hundredth, message = 10 << 30, 1 << 28
+	const start, capacity = 99 * hundredth, 100 * hundredth
+	now := time.Now()
+	for name, u := range map[string]*unit{
+		"after its first message":  {position: start + message, entries: 1024, listing: now, listed: start + message},
+		"after a second of it":     {position: start + 10*message, entries: 10240, listing: now.Add(-time.Second), listed: start + message},
+		"before its first message": {position: start},
+	} {
+		u.start = start
+		before := &unit{start: start - hundredth, position: start, limit: start, entries: 1 << 20, state: passed}
+		s := &Stream{cfg: Config{Streams: 4, StreamsAfter: 10 * time.Second}, pool: newPool(readAheadBytes, 4)}
+		s.first = &reader{check: checker{capacity: capacity, blockSize: 4096}}
+		s.units = []*unit{before, u}
+		s.pace.began = now.Add(-2 * time.Minute)
+		if _, boundary := s.boundary(); boundary != 0 {
+			t.Errorf("%s, the last hundredth is split at %d", name, boundary)
+		}
+	}
+}
+
 // TestSplitOfAUnitThatGoesOn: between the choice of a boundary and the split the unit's reader goes on. Where it has got there, no
 // other may begin: what was read past the boundary is not at hand for the seam.
 func TestSplitOfAUnitThatGoesOn(t *testing.T) {

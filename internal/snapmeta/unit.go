@@ -33,7 +33,6 @@ const (
 type unit struct {
 	reader *reader
 	start  int64
-	opened time.Time
 	// ahead says that a goroutine reads; cancel ends it, and done is closed when it has ended. Both may be nil.
 	ahead  bool
 	cancel context.CancelFunc
@@ -53,6 +52,10 @@ type unit struct {
 	limit int64
 	// position is where the extent ends that was read last, and entries the number of those that were read.
 	position, entries int64
+	// listing is when the first extents came, and listed the end of the last of these: what the call took before says nothing about
+	// how fast it is.
+	listing time.Time
+	listed  int64
 	// rank is the number of units before this one.
 	rank   int
 	chunks [][]byte
@@ -101,6 +104,9 @@ func (p *pool) step(ctx context.Context, u *unit) ([]blocklist.Extent, error) {
 		return nil, nil
 	}
 	u.position = u.reader.check.end
+	if u.entries == 0 {
+		u.listing, u.listed = time.Now(), u.position
+	}
 	u.entries += int64(len(extents))
 	// A message that ends at the limit is not enough: what the next unit's call answers could not be compared with anything.
 	if u.limit > 0 && u.position > u.limit {
