@@ -24,7 +24,7 @@ iterator and emitters of ` + "`github.com/kubernetes-csi/external-snapshot-metad
 
 | command | what it measures |
 |---|---|
-| ` + "`make bench`" + ` | all but the long lists, in about 20 minutes on two cores; the local cluster is started for it |
+| ` + "`make bench`" + ` | all but the long lists, in about half an hour on two cores; the local cluster is started for it |
 | ` + "`make bench-large`" + ` | lists of up to 500 million extents |
 | ` + "`cd test/bench && go test -run '^$' -bench . -count 10 . > new.txt`" + ` | Go benchmarks with allocations, for benchstat |
 | ` + "`cd test/bench && go run . --help`" + ` | single parts, other lengths |

@@ -2,8 +2,10 @@ package datapath
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -24,6 +26,10 @@ type Plan struct {
 
 // slower is by how much the lists are shorter that the slowest peers read.
 const slower = 5
+
+// longer is by how much the lists are longer that several streams share where a server takes CPU time: the populator adds no stream for
+// what a single one reads in half a second, and its start and its end weigh less.
+const longer = 4
 
 // Reader measures one stream without any other cost than the reader's own.
 func (l *Lab) Reader(ctx context.Context, plan Plan) (section report.Section, err error) {
@@ -61,7 +67,21 @@ func (l *Lab) Reader(ctx context.Context, plan Plan) (section report.Section, er
 		}
 		standings[i].Allocations = inside.Allocations
 	}
-	return readerSection(plan, standings), nil
+	section = readerSection(plan, standings)
+	section.Notes = []string{fmt.Sprintf("Of the CPU time for an extent, the SHA-256 of a list takes %s ns as JSON and %s ns as Binary on this machine, "+
+		"whoever computes it. Upstream's emitters compute none.", report.Number(digestOf(standings[2])), report.Number(digestOf(standings[1])))}
+	return section, nil
+}
+
+// digestOf returns how many nanoseconds SHA-256 takes for the bytes that were written for an extent.
+func digestOf(s Standing) float64 {
+	block, best := make([]byte, 256<<10), time.Duration(math.MaxInt64)
+	for range 100 {
+		began := time.Now()
+		_ = sha256.Sum256(block)
+		best = min(best, time.Since(began))
+	}
+	return float64(best) / float64(len(block)) * float64(s.Written) / float64(s.Extents)
 }
 
 func readerSection(plan Plan, standings []Standing) report.Section {

@@ -45,12 +45,14 @@ func (l *Lab) withStreams(s *Source, after time.Duration) []Contestant {
 
 // Streams measures several streams from servers that are slower than their reader.
 func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
+	busy := plan.Extents * longer
 	section := report.Section{
 		Key: "streams", Title: "Several streams from slow servers",
-		Text: "The same list from servers that cost something: CPU time per extent, as a conversion does, or a wait per message, as a driver " +
-			"does that asks a storage system. The populator is told to begin with so many streams; by default it adds them when a list turns out long. " +
-			"What the server takes for an extent beside its cost is gRPC's and TLS's. Where both together keep all cores busy, no further stream helps; " +
-			"so one cost is a multiple of what a raw receiver takes on this machine, which is the same on slow and fast ones.",
+		Text: fmt.Sprintf("Lists from servers that cost something: CPU time per extent, as a conversion does (%s extents), or a wait per message, as a driver "+
+			"does that asks a storage system (%s extents). The populator is told to begin with so many streams; by default it adds them when a list turns "+
+			"out long. What the server takes for an extent beside its cost is gRPC's and TLS's. Where both together keep all cores busy, no further stream "+
+			"helps: n cores of which one stream keeps b busy allow n/b times its speed at most. One cost is a multiple of what a raw receiver takes on this "+
+			"machine, which is the same on slow and fast ones.", report.Group(busy), report.Group(plan.Extents)),
 		Heading: []string{"server", "streams", "million extents/s", "× one stream", "CPU ns/extent", "server's CPU ns/extent", "cores busy", "peak memory, MiB"},
 		Chart:   report.Chart{Axis: "× one stream (more is better)"},
 	}
@@ -63,8 +65,8 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 		cfg   server.Config
 	}{
 		{fmt.Sprintf("%.1f × the raw receiver's CPU per extent (%d ns)", receivers, relative.Nanoseconds()),
-			server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, CostPerExtent: relative}},
-		{"100 ns of CPU per extent", server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, CostPerExtent: 100 * time.Nanosecond}},
+			server.Config{Extents: busy, PerMessage: plan.PerMessage, CostPerExtent: relative}},
+		{"100 ns of CPU per extent", server.Config{Extents: busy, PerMessage: plan.PerMessage, CostPerExtent: 100 * time.Nanosecond}},
 		{"1 ms wait per message", server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage, WaitPerMessage: time.Millisecond}},
 	} {
 		standings, err := l.streamsFrom(ctx, plan, slow.cfg)
@@ -115,7 +117,7 @@ func (l *Lab) Sidecar(ctx context.Context, plan Plan, path string) (section repo
 	if err != nil {
 		return report.Section{}, fmt.Errorf("make folder for the sidecar: %w", err)
 	}
-	cfg := server.Config{Extents: plan.Extents, PerMessage: plan.PerMessage}
+	cfg := server.Config{Extents: plan.Extents * longer, PerMessage: plan.PerMessage}
 	car, err := sidecar.Start(ctx, l.Bench, path, dir, cfg)
 	if err != nil {
 		return report.Section{}, err
@@ -136,7 +138,7 @@ func (l *Lab) Sidecar(ctx context.Context, plan Plan, path string) (section repo
 	section = report.Section{
 		Key: "sidecar", Title: "Through upstream's sidecar",
 		Text: fmt.Sprintf("%s extents through the real snapshot-metadata sidecar in front of a CSI driver that answers from memory, with a real API "+
-			"server that reviews each call's token. What the sidecar does to an extent bounds every client of one stream.", report.Group(plan.Extents)),
+			"server that reviews each call's token. What the sidecar does to an extent bounds every client of one stream.", report.Group(cfg.Extents)),
 		Heading: []string{"path", "million extents/s", "× the populator with one stream", "CPU ns/extent", "sidecar's CPU ns/extent"},
 		Chart:   report.Chart{Axis: "million extents/s (more is better)"},
 	}
