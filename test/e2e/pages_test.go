@@ -6,8 +6,11 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cbt-populator/cbt-populator/test/compiled"
 )
 
 // shell runs commands of a page from the top of the checkout, with the test's namespace as the current one, and returns
@@ -120,11 +123,47 @@ func TestPageKubectlCbr(t *testing.T) {
 	w.wantTable(want, p.inPod(strings.TrimPrefix(list[0], "kubectl cbr ")))
 }
 
+// sampleDriver is the name of the local cluster's CSI driver.
+const sampleDriver = "sample-csi.cbt-populator.test"
+
+// TestPagePopulator executes what docs/populator.md has for those who want a list without the controller.
+func TestPagePopulator(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.guide("snap-1", "snap-2")
+	w.kubectl("apply", "-f", "../../examples/list-without-claim/rbac.yaml")
+	dir := t.TempDir()
+	if err := compiled.Program(filepath.Join(dir, "program"), "../../cmd/populator"); err != nil {
+		t.Fatal(err)
+	}
+	// The address can be reached in the cluster's network only.
+	inside := "#!/bin/sh\nexec nsenter --net=/run/netns/cbt-cluster " + filepath.Join(dir, "program") + ` "$@"` + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "populator"), []byte(inside), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	commands := w.onPage("docs/populator.md", "Without the controller", "sh")
+	for place, own := range map[string]string{
+		"DRIVER": sampleDriver, "CONTENT": w.kubectl("get", "volumesnapshot", "snap-1", "-o", "jsonpath={.status.boundVolumeSnapshotContentName}"),
+		"SERVICE_ACCOUNT": "lister", "--namespace demo": "--namespace " + w.ns,
+	} {
+		if !strings.Contains(commands, place) {
+			t.Fatalf("the commands no longer have %s:\n%s", place, commands)
+		}
+		commands = strings.ReplaceAll(commands, place, own)
+	}
+	w.shell("cd " + dir + "\nPATH=$PWD:$PATH\n" + commands)
+	raw, err := os.ReadFile(filepath.Join(dir, "changed-blocks.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wantExtents("the list without the controller", w.parse(raw), blocks(2, 4, 9))
+}
+
 // TestPageOperations executes the checks of an installation in docs/operations.md.
 func TestPageOperations(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.create(ranges("waiting", "snap-1", "snap-2"))
 	out := w.shell(w.onPage("docs/operations.md", "Check it", "sh"))
-	w.wantLines("the check", out, `deployment "cbt-populator-controller" successfully rolled out`, "sample-csi.cbt-populator.test", w.ns)
+	w.wantLines("the check", out, `deployment "cbt-populator-controller" successfully rolled out`, sampleDriver, w.ns)
 }

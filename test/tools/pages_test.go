@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -49,6 +50,7 @@ var onCluster = map[string]string{
 	"docs/kubectl-cbr.md#create":                   "TestPageKubectlCbr",
 	"docs/kubectl-cbr.md#list and describe":        "TestPageKubectlCbr",
 	"docs/kubectl-cbr.md#Permissions":              "TestPageKubectlCbr",
+	"docs/populator.md#Without the controller":     "TestPagePopulator",
 	"docs/operations.md#Check it":                  "TestPageOperations",
 	"docs/operations.md#Uninstall":                 "TestInstallations",
 }
@@ -61,16 +63,20 @@ var onServer = map[string]string{
 
 // notExecuted are blocks that no test executes as they stand, each with the reason.
 var notExecuted = map[string]string{
-	"README.md#See it work":             "they start the cluster and the tests that this one is a part of; .ci/run runs all of them",
-	"README.md#Install on your cluster": "its registry is the reader's; TestInstallations runs the target with the local one",
-	"CONTRIBUTING.md#Daily commands":    "the targets run all tests, this one included; test/docs checks that they exist",
-	"CONTRIBUTING.md#Daily commands 2":  "it runs a test of test/e2e, as make e2e does with all of them",
+	"docs/operations.md#What the cluster needs, indented": "it needs a network; test/docs compares what it applies with the module that the controller is compiled against",
+	"README.md#See it work":                               "they start the cluster and the tests that this one is a part of; .ci/run runs all of them",
+	"README.md#Install on your cluster":                   "its registry is the reader's; TestInstallations runs the target with the local one",
+	"CONTRIBUTING.md#Daily commands":                      "the targets run all tests, this one included; test/docs checks that they exist",
+	"CONTRIBUTING.md#Daily commands 2":                    "it runs a test of test/e2e, as make e2e does with all of them",
 	"docs/kubectl-cbr.md#preview": "the local cluster's metadata service runs on the node, so there is no pod whose port could be forwarded; " +
 		"TestPlugin runs preview in a pod",
 }
 
 // languages are those of blocks that a reader is to run.
 var languages = []string{"sh", "console", "python"}
+
+// indented matches a command outside of fenced blocks.
+var indented = regexp.MustCompile(`^ {4,}(cd|curl|export|go|helm|jq|kubectl|make|sh) `)
 
 // TestPages executes what README, CONTRIBUTING and docs tell a reader to type, as it stands there, and compares what it prints and
 // makes with what the page says. Only places are replaced: a list's folder and the devices, by folders and loop devices of the test.
@@ -161,6 +167,8 @@ func blocks(t *testing.T, page string) map[string]string {
 			inside, wanted = false, false
 		case wanted:
 			found[key] += line
+		case !inside && indented.MatchString(line):
+			found[page+"#"+heading+", indented"] += line
 		case !inside && strings.HasPrefix(line, "#"):
 			heading, number = strings.TrimSpace(strings.TrimLeft(line, "#")), 0
 		}
