@@ -39,6 +39,18 @@ func (w *world) onPage(page, heading, language string) string {
 	return fenced(w.T, section(w.T, string(text), heading), language)
 }
 
+// placed returns commands of a page with the test's own names in place of the page's, all of which it has to name.
+func (w *world) placed(commands string, own map[string]string) string {
+	w.Helper()
+	for place, name := range own {
+		if !strings.Contains(commands, place) {
+			w.Fatalf("the commands no longer have %s:\n%s", place, commands)
+		}
+		commands = strings.ReplaceAll(commands, place, name)
+	}
+	return commands
+}
+
 // typed returns the commands of a console block, and what the page says that each prints.
 func (w *world) typed(block string) (commands, outputs []string) {
 	w.Helper()
@@ -141,16 +153,10 @@ func TestPagePopulator(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "populator"), []byte(inside), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	commands := w.onPage("docs/populator.md", "Without the controller", "sh")
-	for place, own := range map[string]string{
+	commands := w.placed(w.onPage("docs/populator.md", "Without the controller", "sh"), map[string]string{
 		"DRIVER": sampleDriver, "CONTENT": w.kubectl("get", "volumesnapshot", "snap-1", "-o", "jsonpath={.status.boundVolumeSnapshotContentName}"),
 		"SERVICE_ACCOUNT": "lister", "--namespace demo": "--namespace " + w.ns,
-	} {
-		if !strings.Contains(commands, place) {
-			t.Fatalf("the commands no longer have %s:\n%s", place, commands)
-		}
-		commands = strings.ReplaceAll(commands, place, own)
-	}
+	})
 	w.shell("cd " + dir + "\nPATH=$PWD:$PATH\n" + commands)
 	raw, err := os.ReadFile(filepath.Join(dir, "changed-blocks.json"))
 	if err != nil {

@@ -54,12 +54,7 @@ var permitting sync.Mutex
 func (w *world) permit() {
 	w.Helper()
 	commands := w.onPage("docs/kubectl-cbr.md", "Permissions", "sh")
-	for place, own := range map[string]string{"-n shop": "-n " + w.ns, "kubectl-cbr-jane": w.ns, "--user=jane": "--serviceaccount=" + w.ns + ":default"} {
-		if !strings.Contains(commands, place) {
-			w.Fatalf("the commands no longer have %s:\n%s", place, commands)
-		}
-		commands = strings.ReplaceAll(commands, place, own)
-	}
+	commands = w.placed(commands, map[string]string{"-n shop": "-n " + w.ns, "kubectl-cbr-jane": w.ns, "--user=jane": "--serviceaccount=" + w.ns + ":default"})
 	permitting.Lock()
 	defer permitting.Unlock()
 	w.shell(commands)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +23,9 @@ import (
 )
 
 const root = "../.."
+
+// sources are what the shells read.
+var sources = sync.OnceValue(func() error { return inputs.Files(root+"/examples", root+"/hack") })
 
 // block matches a fenced block of commands.
 var block = regexp.MustCompile("(?ms)^```sh\n(.*?)^```")
@@ -57,7 +61,7 @@ type kubectl struct {
 
 func newKubectl(t *testing.T) *kubectl {
 	t.Helper()
-	if err := inputs.Files(root+"/examples", root+"/hack"); err != nil {
+	if err := sources(); err != nil {
 		t.Fatal(err)
 	}
 	k := &kubectl{dir: t.TempDir(), calls: make(chan struct{})}
