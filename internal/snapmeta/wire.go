@@ -155,23 +155,37 @@ func parseLike(b []byte, extents []blocklist.Extent, length int64, offsetBytes, 
 	for i := range value {
 		value[i] = 0x80
 	}
-	fixedLow, fixedHigh := binary.LittleEndian.Uint64(fixed[:]), binary.LittleEndian.Uint64(fixed[8:])
+	n, before := likeFirst(b, fixed, size), len(extents)
+	extents = slices.Grow(extents, n)[:before+n]
+	decodeLike(extents[before:], b, length, uint64(0x7f7f_7f7f_7f7f_7f7f)>>(64-8*offsetBytes), size)
+	return b[n*size:], extents
+}
+
+// likeFirst returns how many tuples at the start of b, each of size bytes, have the bits of mask in common with the first one.
+func likeFirst(b []byte, mask [likeBytes]byte, size int) int {
+	maskLow, maskHigh := binary.LittleEndian.Uint64(mask[:]), binary.LittleEndian.Uint64(mask[8:])
 	low, high := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
-	sevens := uint64(0x7f7f_7f7f_7f7f_7f7f) >> (64 - 8*offsetBytes)
-	extents = slices.Grow(extents, len(b)/size)
-	n, at := len(extents), 0
-	out := extents[:cap(extents)]
-	for len(b)-at >= likeBytes && n < len(out) {
-		t := (*[likeBytes]byte)(b[at:])
-		l, h := binary.LittleEndian.Uint64(t[:]), binary.LittleEndian.Uint64(t[8:])
-		if (l^low)&fixedLow|(h^high)&fixedHigh != 0 {
+	n := 0
+	for at := 0; at+likeBytes <= len(b); at += size {
+		t := b[at : at+likeBytes]
+		l, h := binary.LittleEndian.Uint64(t), binary.LittleEndian.Uint64(t[8:])
+		if (l^low)&maskLow|(h^high)&maskHigh != 0 {
 			break
 		}
-		out[n] = blocklist.Extent{Offset: int64(joinSevens((l>>24 | h<<40) & sevens)), Length: length}
 		n++
+	}
+	return n
+}
+
+// decodeLike decodes as many tuples of b as out takes.
+func decodeLike(out []blocklist.Extent, b []byte, length int64, sevens uint64, size int) {
+	at := 0
+	for i := range out {
+		t := b[at : at+likeBytes]
+		l, h := binary.LittleEndian.Uint64(t), binary.LittleEndian.Uint64(t[8:])
+		out[i] = blocklist.Extent{Offset: int64(joinSevens((l>>24 | h<<40) & sevens)), Length: length}
 		at += size
 	}
-	return b[at:], extents[:n]
 }
 
 // usualVarint decodes the varint at the start of eight bytes and returns its length, more than 8 if it is longer than they.
