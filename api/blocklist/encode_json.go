@@ -17,6 +17,8 @@ const (
 	jsonListEnd   = "],\n"
 	// maxJSONLine bounds an extent's line with its separator: two numbers of at most 19 digits.
 	maxJSONLine = 2 + len(jsonOffsetKey) + 19 + len(jsonSizeKey) + 19 + 1
+	// maxBetween bounds what stands between the last eight digits of two offsets.
+	maxBetween = 64
 	// jsonRun is how many extents are encoded between two looks at the buffer.
 	jsonRun = 512
 )
@@ -25,17 +27,17 @@ const (
 const lowDigits = 100_000_000
 
 // jsonEncoder keeps the texts before and behind an offset's last eight digits, because they hardly ever change from one
-// line to the next. They are copied as arrays of fixed length, which takes no call.
+// line to the next.
 type jsonEncoder struct {
 	output
 	sequence
 	// begin[:beginLength] is the separator, the key and the digits of high, for offsets from high on of at least
 	// nine digits.
-	begin       [48]byte
+	begin       [32]byte
 	beginLength int
 	high        int64
 	// tail[:tailLength] is the end of a line for extents of length.
-	tail       [48]byte
+	tail       [40]byte
 	tailLength int
 	length     int64
 }
@@ -68,35 +70,63 @@ func (e *jsonEncoder) Encode(extents []Extent) error {
 
 // appendLines appends a line for each extent, the very first one without a comma before it.
 func (e *jsonEncoder) appendLines(extents []Extent, first bool) {
-	e.buf = slices.Grow(e.buf, len(extents)*maxJSONLine+len(e.begin)+len(e.tail))
+	e.buf = slices.Grow(e.buf, len(extents)*maxJSONLine+maxBetween)
 	if first {
 		e.buf = append(e.buf, "\n"+jsonOffsetKey...)
 		e.buf = strconv.AppendInt(e.buf, extents[0].Offset, 10)
 		e.buf = append(e.buf, e.end(extents[0].Length)...)
 		extents = extents[1:]
 	}
-	b, n := e.buf[:cap(e.buf)], len(e.buf)
-	for _, x := range extents {
+	// Texts are copied as arrays of fixed length, of which the rest is overwritten, because that takes no call.
+	b, at := e.buf[:cap(e.buf)], len(e.buf)
+	for len(extents) > 0 {
+		x := extents[0]
 		low := uint64(x.Offset - e.high)
 		if low >= lowDigits || e.beginLength == 0 {
 			low = e.moveTo(x.Offset)
 		}
-		if e.high == 0 {
-			n += copy(b[n:], ",\n"+jsonOffsetKey)
-			n = len(strconv.AppendUint(b[:n], low, 10))
-		} else {
-			*(*[len(e.begin)]byte)(b[n:]) = e.begin
-			n += e.beginLength
-			binary.LittleEndian.PutUint64(b[n:], eightDigits(low))
-			n += 8
-		}
 		if x.Length != e.length {
 			e.end(x.Length)
 		}
-		*(*[len(e.tail)]byte)(b[n:]) = e.tail
-		n += e.tailLength
+		if extents = extents[1:]; e.high == 0 {
+			at += copy(b[at:], ",\n"+jsonOffsetKey)
+			at = len(strconv.AppendUint(b[:at], low, 10))
+		} else {
+			*(*[len(e.begin)]byte)(b[at : at+len(e.begin)]) = e.begin
+			at += e.beginLength
+			binary.LittleEndian.PutUint64(b[at:at+8], eightDigits(low))
+			at += 8
+			if len(extents) > 0 && extents[0].Length == e.length {
+				var n int
+				n, at = e.putRun(b, at, extents)
+				extents = extents[n:]
+			}
+		}
+		*(*[len(e.tail)]byte)(b[at : at+len(e.tail)]) = e.tail
+		at += e.tailLength
 	}
-	e.buf = b[:n]
+	e.buf = b[:at]
+}
+
+// putRun writes the extents, from b[at] on, up to the first one whose line differs from the one before in more than the last eight
+// digits of the offset, and returns their number and where they end. The line before them lacks its tail; the last of theirs does, too.
+func (e *jsonEncoder) putRun(b []byte, at int, extents []Extent) (n, end int) {
+	var between [maxBetween]byte
+	step := copy(between[:], e.tail[:e.tailLength])
+	step += copy(between[step:], e.begin[:e.beginLength])
+	high, length := e.high, e.length
+	for _, x := range extents {
+		low := uint64(x.Offset - high)
+		if low >= lowDigits || x.Length != length {
+			break
+		}
+		*(*[maxBetween]byte)(b[at : at+maxBetween]) = between
+		at += step
+		binary.LittleEndian.PutUint64(b[at:at+8], eightDigits(low))
+		at += 8
+		n++
+	}
+	return n, at
 }
 
 // moveTo prepares begin for offset and returns its last eight digits as a number.
@@ -120,7 +150,7 @@ func (e *jsonEncoder) end(length int64) []byte {
 // all groups of digits at once: first into fours, then into twos, then into single ones; the factors are reciprocals
 // that are exact for numbers of that size.
 func eightDigits(v uint64) uint64 {
-	four := v / 10_000
+	four := v * 109_951_163 >> 40
 	v = four | (v-four*10_000)<<32
 	two := v * 10_486 >> 20 & 0x7f_0000_007f
 	v = two | (v-two*100)<<16
