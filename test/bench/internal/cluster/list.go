@@ -84,8 +84,8 @@ func (w *world) runPod(ctx context.Context, p *corev1.Pod) error {
 	return err
 }
 
-// checkLists compares the list that a pod reads from the first claim with what was written, and the digests of all others
-// with that list's.
+// checkLists compares the list that a pod reads from the first claim with what was written, and the digests of all n
+// ChangedBlockRanges with that list's.
 func (w *world) checkLists(ctx context.Context, prefix string, n int) error {
 	first := numbered(prefix, 0)
 	reader := pod("reader", first, corev1.PersistentVolumeFilesystem,

@@ -118,13 +118,20 @@ func (w *world) contests(most int) (rounds, many []*contest) {
 		c.check = func(ctx context.Context) error { return w.checkLists(ctx, c.prefix, n) }
 		return c
 	}
+	shared := func(n int) *contest {
+		c := ours(n)
+		c.title, c.prefix = "**cbt-populator**, claims of one ChangedBlockRange, Bound", "shared"
+		c.run = func(ctx context.Context) error { return w.claimsOfOne(ctx, c.prefix, n) }
+		c.check = func(ctx context.Context) error { return w.checkLists(ctx, c.prefix, 1) }
+		return c
+	}
 	theirs := func(n int) *contest {
 		c := &contest{title: "upstream's sample populator, claims Bound", n: n, prefix: "hello",
 			account: "system:serviceaccount:" + installed + ":" + helloAccount, populators: helloNamespace}
 		c.run = func(ctx context.Context) error { return w.claims(ctx, c.prefix, n, hello, helloGroup, "Hello") }
 		return c
 	}
-	rounds = []*contest{floor(1), ours(1), theirs(1), floor(several), ours(several), theirs(several)}
+	rounds = []*contest{floor(1), ours(1), theirs(1), floor(several), ours(several), shared(several), theirs(several)}
 	if most > 0 {
 		many = []*contest{floor(most), ours(most)}
 	}
@@ -148,6 +155,21 @@ func (w *world) claims(ctx context.Context, prefix string, n int, source func(st
 	for i := range n {
 		name := numbered(prefix, i)
 		if err := w.create(ctx, source(name), claim(name, corev1.PersistentVolumeFilesystem, sourceOf(group, kind, name))); err != nil {
+			return err
+		}
+	}
+	return w.awaitBound(ctx, prefix, n)
+}
+
+// claimsOfOne creates claims that all want the list of one ChangedBlockRange, and waits until all are Bound.
+func (w *world) claimsOfOne(ctx context.Context, prefix string, n int) error {
+	source := changedBlockRange(prefix)
+	if err := w.create(ctx, source); err != nil {
+		return err
+	}
+	for i := range n {
+		want := sourceOf(v1alpha1.GroupName, "ChangedBlockRange", source.Name)
+		if err := w.create(ctx, claim(numbered(prefix, i), corev1.PersistentVolumeFilesystem, want)); err != nil {
 			return err
 		}
 	}
@@ -214,8 +236,9 @@ func (o Options) section(ctx context.Context, contests []*contest) (report.Secti
 	s := report.Section{
 		Key: "controller", Title: "The controller",
 		Text: fmt.Sprintf("On the local cluster, everything created at once: plain claims with a pod that mounts each and ends, until all pods have Succeeded; the sample populator of "+
-			"upstream's lib-volume-populator, unchanged, in pod mode, which writes one line into each volume; and cbt-populator with a ChangedBlockRange for each claim, until all claims "+
-			"are Bound. Medians of %d rounds in turns; more than %d claims once. API writes are those of the populator's controller, cleaning up included, counted by the API server.",
+			"upstream's lib-volume-populator, unchanged, in pod mode, which writes one line into each volume; and cbt-populator, with a ChangedBlockRange for each claim or one for all, "+
+			"until all claims are Bound. Medians of %d rounds in turns; more than %d claims once. API writes are those of the populator's controller, cleaning up included, counted by "+
+			"the API server; those to changedblockranges are a range's, whether one claim refers to it or many.",
 			o.Rounds, several),
 		Heading: []string{"what", "how many", "seconds", "× the floor", "per second", "API writes per claim"},
 		Chart:   report.Chart{Axis: "seconds (less is better)"},

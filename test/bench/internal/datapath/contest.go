@@ -44,6 +44,9 @@ func (s Standing) Rate() float64 { return float64(s.Extents) / s.Wall.Seconds() 
 // CPUPerExtent is in nanoseconds.
 func (s Standing) CPUPerExtent() float64 { return float64(s.CPU) / float64(s.Extents) }
 
+// AtMost returns how many times as fast as s anything can be that costs the machine as much for an extent, on so many processors.
+func (s Standing) AtMost(processors int) float64 { return float64(processors) / s.Cores }
+
 // hold has every contestant checked and then run so many times, in turns, so that whatever else the machine does meets all
 // of them. log is told what happens.
 func hold(ctx context.Context, rounds int, log func(string), contestants ...Contestant) ([]Standing, error) {
@@ -77,11 +80,12 @@ func medians(samples []Sample) Sample {
 	m.CPU = medianOf(samples, func(s Sample) time.Duration { return s.CPU })
 	m.ServerCPU = medianOf(samples, func(s Sample) time.Duration { return s.ServerCPU })
 	m.Peak = medianOf(samples, func(s Sample) int64 { return s.Peak })
+	m.Cores = medianOf(samples, func(s Sample) float64 { return s.Cores })
 	m.Allocations = medianOf(samples, func(s Sample) int64 { return s.Allocations })
 	return m
 }
 
-func medianOf[T ~int64](samples []Sample, figure func(Sample) T) T {
+func medianOf[T ~int64 | ~float64](samples []Sample, figure func(Sample) T) T {
 	values := make([]T, len(samples))
 	for i, s := range samples {
 		values[i] = figure(s)

@@ -138,6 +138,8 @@ type Sample struct {
 	Allocations int64
 	// ServerCPU is what the processes behind the source used meanwhile.
 	ServerCPU time.Duration
+	// Cores is how many of the machine's processors were busy on average, whoever with.
+	Cores float64
 }
 
 // Peer runs a peer against s, with env added to its environment. A check compares what it got with the list; its times are no measurement.
@@ -158,7 +160,7 @@ func (l *Lab) Peer(ctx context.Context, s *Source, name string, to Destination, 
 	cmd.Env = append(os.Environ(), env...)
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
-	usage, served, err := s.during(cmd)
+	usage, around, err := s.during(cmd)
 	if err != nil {
 		return Sample{}, err
 	}
@@ -168,21 +170,36 @@ func (l *Lab) Peer(ctx context.Context, s *Source, name string, to Destination, 
 	}
 	return Sample{
 		Extents: s.Extents, Wall: r.Wall, CPU: r.CPU, Peak: usage.Peak, Written: r.Written, Allocations: r.Allocations,
-		ServerCPU: served,
+		ServerCPU: around.served, Cores: around.cores,
 	}, nil
 }
 
-// during runs cmd and tells what it used, and what CPU time the processes behind the source used meanwhile.
-func (s *Source) during(cmd *exec.Cmd) (used measure.Usage, served time.Duration, err error) {
-	before, err := s.cpu()
+// surroundings are what went on while a command ran.
+type surroundings struct {
+	// served is the CPU time of the processes behind the source, cores the number of the machine's processors that were busy on average.
+	served time.Duration
+	cores  float64
+}
+
+// during runs cmd and tells what it used, and what went on meanwhile.
+func (s *Source) during(cmd *exec.Cmd) (used measure.Usage, around surroundings, err error) {
+	served, err := s.cpu()
 	if err != nil {
-		return measure.Usage{}, 0, err
+		return measure.Usage{}, surroundings{}, err
+	}
+	machine, err := measure.Machine()
+	if err != nil {
+		return measure.Usage{}, surroundings{}, err
 	}
 	if used, err = measure.Run(cmd); err != nil {
-		return measure.Usage{}, 0, err
+		return measure.Usage{}, surroundings{}, err
 	}
-	after, err := s.cpu()
-	return used, after - before, err
+	machineAfter, err := measure.Machine()
+	if err != nil {
+		return measure.Usage{}, surroundings{}, err
+	}
+	servedAfter, err := s.cpu()
+	return used, surroundings{served: servedAfter - served, cores: float64(machineAfter-machine) / float64(used.Wall)}, err
 }
 
 func (s *Source) cpu() (time.Duration, error) {
@@ -212,7 +229,7 @@ func (l *Lab) Populate(ctx context.Context, s *Source, format blocklist.Format, 
 	if err != nil {
 		return Sample{}, err
 	}
-	usage, served, err := s.during(cmd)
+	usage, around, err := s.during(cmd)
 	if err != nil {
 		return Sample{}, err
 	}
@@ -235,7 +252,7 @@ func (l *Lab) Populate(ctx context.Context, s *Source, format blocklist.Format, 
 	}
 	return Sample{
 		Extents: s.Extents, Wall: usage.Wall, CPU: usage.CPU, Peak: usage.Peak, Written: result.NumBytesWritten, Allocations: -1,
-		ServerCPU: served,
+		ServerCPU: around.served, Cores: around.cores,
 	}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -50,10 +51,10 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 		Key: "streams", Title: "Several streams from slow servers",
 		Text: fmt.Sprintf("Lists from servers that cost something: CPU time per extent, as a conversion does (%s extents), or a wait per message, as a driver "+
 			"does that asks a storage system (%s extents). The populator is told to begin with so many streams; by default it adds them when a list turns "+
-			"out long. What the server takes for an extent beside its cost is gRPC's and TLS's. Where both together keep all cores busy, no further stream "+
-			"helps: n cores of which one stream keeps b busy allow n/b times its speed at most. One cost is a multiple of what a raw receiver takes on this "+
-			"machine, which is the same on slow and fast ones.", report.Group(busy), report.Group(plan.Extents)),
-		Heading: []string{"server", "streams", "million extents/s", "× one stream", "CPU ns/extent", "server's CPU ns/extent", "cores busy", "peak memory, MiB"},
+			"out long. What the server takes for an extent beside its cost is what it takes to send it: protobuf's, gRPC's and TLS's part. Both share the "+
+			"machine's %d cores, so where one stream keeps b of them busy, several can be at most %[3]d/b times as fast. One cost is a multiple of what a "+
+			"raw receiver takes on this machine, which is the same on slow and fast ones.", report.Group(busy), report.Group(plan.Extents), runtime.NumCPU()),
+		Heading: []string{"server", "streams", "million extents/s", "× one stream", "× at most", "CPU ns/extent", "server's CPU ns/extent", "cores busy", "peak memory, MiB"},
 		Chart:   report.Chart{Axis: "× one stream (more is better)"},
 	}
 	relative, err := l.relativeCost(ctx, plan)
@@ -76,12 +77,20 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 		for i, p := range standings {
 			times, n := p.Rate()/standings[0].Rate(), strconv.Itoa(1<<i)
 			section.Rows = append(section.Rows, []string{slow.title, n, report.Number(p.Rate() / 1e6), report.Number(times),
-				report.Number(p.CPUPerExtent()), report.Number(float64(p.ServerCPU) / float64(p.Extents)),
-				report.Number(float64(p.CPU+p.ServerCPU) / float64(p.Wall)), strconv.FormatInt(p.Peak>>20, 10)})
+				atMost(standings[0], i), report.Number(p.CPUPerExtent()), report.Number(float64(p.ServerCPU) / float64(p.Extents)),
+				report.Number(p.Cores), strconv.FormatInt(p.Peak>>20, 10)})
 			section.Chart.Bars = append(section.Chart.Bars, report.Bar{Label: slow.title + ", streams: " + n, Value: times, Ours: true})
 		}
 	}
 	return section, nil
+}
+
+// atMost is the cell that says how much the machine's processors allow so many more streams than one.
+func atMost(one Standing, more int) string {
+	if more == 0 {
+		return "–"
+	}
+	return report.Number(one.AtMost(runtime.NumCPU()))
 }
 
 // receivers is what a server costs an extent that gains from several streams, in units of what a raw receiver does: 100 ns on a
@@ -138,15 +147,16 @@ func (l *Lab) Sidecar(ctx context.Context, plan Plan, path string) (section repo
 	section = report.Section{
 		Key: "sidecar", Title: "Through upstream's sidecar",
 		Text: fmt.Sprintf("%s extents through the real snapshot-metadata sidecar in front of a CSI driver that answers from memory, with a real API "+
-			"server that reviews each call's token. What the sidecar does to an extent bounds every client of one stream.", report.Group(cfg.Extents)),
-		Heading: []string{"path", "million extents/s", "× the populator with one stream", "CPU ns/extent", "sidecar's CPU ns/extent"},
+			"server that reviews each call's token. What the sidecar does to an extent bounds every client of one stream. Driver, sidecar and client share "+
+			"the machine's %d cores, so where one stream keeps b of them busy, several can be at most %[2]d/b times as fast.", report.Group(cfg.Extents), runtime.NumCPU()),
+		Heading: []string{"path", "million extents/s", "× the populator with one stream", "× at most", "CPU ns/extent", "sidecar's CPU ns/extent", "cores busy"},
 		Chart:   report.Chart{Axis: "million extents/s (more is better)"},
 	}
 	const one = 3
-	for _, p := range standings {
+	for i, p := range standings {
 		section.Rows = append(section.Rows, []string{
-			p.Title, report.Number(p.Rate() / 1e6), report.Number(p.Rate() / standings[one].Rate()), report.Number(p.CPUPerExtent()),
-			report.Number(float64(p.ServerCPU) / float64(p.Extents))})
+			p.Title, report.Number(p.Rate() / 1e6), report.Number(p.Rate() / standings[one].Rate()), atMost(standings[one], max(i-one, 0)),
+			report.Number(p.CPUPerExtent()), report.Number(float64(p.ServerCPU) / float64(p.Extents)), report.Number(p.Cores)})
 		section.Chart.Bars = append(section.Chart.Bars, bar(p, p.Rate()/1e6))
 	}
 	return section, nil

@@ -167,6 +167,34 @@ func Peak(pid int) int64 {
 	return 0
 }
 
+// Machine returns the CPU time that all of the machine's processors have spent on anything so far, in the kernel's ticks of 10 ms.
+func Machine() (time.Duration, error) {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fmt.Errorf("read the machine's CPU time: %w", err)
+	}
+	return machineTime(string(data))
+}
+
+// machineTime sums up the first line of /proc/stat, but for the times in which nothing was done or another machine had the processor:
+// user, nice, system, idle, iowait, irq, softirq, steal; what follows is a part of user.
+func machineTime(stat string) (time.Duration, error) {
+	line, _, _ := strings.Cut(stat, "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 8 || fields[0] != "cpu" {
+		return 0, fmt.Errorf("read the machine's CPU time: %q", line)
+	}
+	var ticks int64
+	for _, i := range []int{1, 2, 3, 6, 7} {
+		n, err := strconv.ParseInt(fields[i], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read the machine's CPU time: %w", err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
+}
+
 // Self returns the CPU time that this process used so far.
 func Self() (time.Duration, error) {
 	var r syscall.Rusage

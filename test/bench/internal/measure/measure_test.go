@@ -38,6 +38,31 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestMachine counts what processors did, but not that they waited.
+func TestMachine(t *testing.T) {
+	got, err := machineTime("cpu  100 20 3 4000000 500000 60 7 8000 100 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+	if want := (100 + 20 + 3 + 60 + 7) * 10 * time.Millisecond; err != nil || got != want {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	for _, stat := range []string{"", "cpu  1 2 3", "cpu0 1 2 3 4 5 6 7 8\n", "cpu 1 2 x 4 5 6 7 8\n"} {
+		if _, err := machineTime(stat); err == nil {
+			t.Errorf("%q was taken", stat)
+		}
+	}
+	before, err := Machine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, err := Run(exec.Command("sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Both are counted in ticks.
+	if after, err := Machine(); err != nil || after-before < used.CPU-20*time.Millisecond {
+		t.Errorf("%v, %v for a process that took %v", after-before, err, used.CPU)
+	}
+}
+
 // TestAwait ends when the process does, and Stop says that it had.
 func TestAwait(t *testing.T) {
 	p, err := Start(exec.Command("false"))
