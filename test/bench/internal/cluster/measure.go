@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -22,7 +24,7 @@ type Options struct {
 	// Kubeconfig reaches the cluster as an administrator; AuditLog is where its API server writes down the requests of the
 	// service accounts in the namespace that cbt-populator is installed in.
 	Kubeconfig, AuditLog string
-	// Registry is where the cluster pulls images from, Bin the folder with ko.
+	// Registry is where the cluster pulls images from, Bin the folder with ko and with the cluster's program.
 	Registry, Bin string
 	// Rounds is the number of runs whose median counts; Many the number of claims that are made once.
 	Rounds, Many int
@@ -40,6 +42,8 @@ type contest struct {
 	n      int
 	ours   bool
 	prefix string
+	// prepare and restore change the cluster for a while; they may be nil.
+	prepare, restore func(ctx context.Context) error
 	// run creates everything and waits for the end.
 	run func(ctx context.Context) error
 	// check looks at what was made.
@@ -74,7 +78,7 @@ func Measure(ctx context.Context, o Options) (section report.Section, err error)
 	// What was begun is removed even if ctx has ended.
 	after := context.WithoutCancel(ctx)
 	defer func() { err = errors.Join(err, w.removeSnapshots(after), w.remove(after), u.stop(after)) }()
-	rounds, many := w.contests(o.Many)
+	rounds, many := w.contests(o)
 	for round := range o.Rounds {
 		for _, c := range rounds {
 			if err := w.hold(ctx, c, o.Log); err != nil {
@@ -103,7 +107,7 @@ func (w *world) checkInstalled(ctx context.Context) error {
 }
 
 // contests returns what is measured in every round, and what once.
-func (w *world) contests(most int) (rounds, many []*contest) {
+func (w *world) contests(o Options) (rounds, many []*contest) {
 	floor := func(n int) *contest {
 		c := &contest{title: "pods with plain volumes, Succeeded (the floor)", n: n, prefix: "plain"}
 		c.run = func(ctx context.Context) error { return w.plainPairs(ctx, c.prefix, n) }
@@ -132,8 +136,15 @@ func (w *world) contests(most int) (rounds, many []*contest) {
 		return c
 	}
 	rounds = []*contest{floor(1), ours(1), theirs(1), floor(several), ours(several), shared(several), theirs(several)}
-	if most > 0 {
-		many = []*contest{floor(most), ours(most)}
+	limited := ours(several)
+	limited.title = "**cbt-populator**, claims Bound, the sidecar limited to upstream's 5 requests/s"
+	limited.prepare = func(ctx context.Context) error {
+		return o.restartSidecar(ctx, "--arg=--kube-api-qps=5", "--arg=--kube-api-burst=10")
+	}
+	limited.restore = func(ctx context.Context) error { return o.restartSidecar(ctx, "--reset-args") }
+	many = []*contest{limited}
+	if o.Many > 0 {
+		many = append(many, floor(o.Many), ours(o.Many))
 	}
 	return rounds, many
 }
@@ -177,7 +188,13 @@ func (w *world) claimsOfOne(ctx context.Context, prefix string, n int) error {
 }
 
 // hold runs c once, checks what it made, removes it, and waits until all of it is gone.
-func (w *world) hold(ctx context.Context, c *contest, log func(string)) error {
+func (w *world) hold(ctx context.Context, c *contest, log func(string)) (err error) {
+	if c.prepare != nil {
+		defer func() { err = errors.Join(err, c.restore(context.WithoutCancel(ctx))) }()
+		if err := c.prepare(ctx); err != nil {
+			return err
+		}
+	}
 	begin := time.Now()
 	if err := c.run(ctx); err != nil {
 		return err
@@ -198,6 +215,12 @@ func (w *world) hold(ctx context.Context, c *contest, log func(string)) error {
 	}
 	c.windows = append(c.windows, window{account: c.account, begin: begin, end: time.Now()})
 	return w.clear(ctx)
+}
+
+// restartSidecar restarts the snapshot-metadata sidecar of the local cluster with other arguments.
+func (o Options) restartSidecar(ctx context.Context, flags ...string) error {
+	_, err := measure.Run(exec.CommandContext(ctx, filepath.Join(o.Bin, "cluster"), append([]string{"restart", "csi-snapshot-metadata"}, flags...)...))
+	return err
 }
 
 // isController tells the controller's own pods from populators.
@@ -237,8 +260,9 @@ func (o Options) section(ctx context.Context, contests []*contest) (report.Secti
 		Key: "controller", Title: "The controller",
 		Text: fmt.Sprintf("On the local cluster, everything created at once: plain claims with a pod that mounts each and ends, until all pods have Succeeded; the sample populator of "+
 			"upstream's lib-volume-populator, unchanged, in pod mode, which writes one line into each volume; and cbt-populator, with a ChangedBlockRange for each claim or one for all, "+
-			"until all claims are Bound. Medians of %d rounds in turns; more than %d claims once. API writes are those of the populator's controller, cleaning up included, counted by "+
-			"the API server; those to changedblockranges are a range's, whether one claim refers to it or many.",
+			"until all claims are Bound. Medians of %d rounds in turns; that row and more than %d claims once. API writes are those of the populator's controller, cleaning up included, counted by "+
+			"the API server; those to changedblockranges are a range's, whether one claim refers to it or many. Like all of the local cluster's components, the snapshot-metadata "+
+			"sidecar is allowed 200 requests/s to the API server here, but for one row.",
 			o.Rounds, several),
 		Heading: []string{"what", "how many", "seconds", "× the floor", "per second", "API writes per claim"},
 		Chart:   report.Chart{Axis: "seconds (less is better)"},
