@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -51,7 +52,9 @@ type contest struct {
 	// account and populators are whose writes are counted, and where its temporary objects are; empty: nobody's.
 	account, populators string
 
-	took    []time.Duration
+	took []time.Duration
+	// cores are how many of the machine's processors were busy on average.
+	cores   []float64
 	windows []window
 }
 
@@ -195,12 +198,21 @@ func (w *world) hold(ctx context.Context, c *contest, log func(string)) (err err
 			return err
 		}
 	}
+	busy, err := measure.Machine()
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	if err := c.run(ctx); err != nil {
 		return err
 	}
 	took := time.Since(begin)
 	c.took = append(c.took, took)
+	after, err := measure.Machine()
+	if err != nil {
+		return err
+	}
+	c.cores = append(c.cores, float64(after-busy)/float64(took))
 	log(fmt.Sprintf("%-50s %3d: %s", report.Plain(c.title), c.n, took.Round(10*time.Millisecond)))
 	if c.populators != "" {
 		// What the populator cleans up after a claim is Bound counts too; what the claim's deletion costs does not.
@@ -262,9 +274,10 @@ func (o Options) section(ctx context.Context, contests []*contest) (report.Secti
 			"upstream's lib-volume-populator, unchanged, in pod mode, which writes one line into each volume; and cbt-populator, with a ChangedBlockRange for each claim or one for all, "+
 			"until all claims are Bound. Medians of %d rounds in turns; that row and more than %d claims once. API writes are those of the populator's controller, cleaning up included, counted by "+
 			"the API server; those to changedblockranges are a range's, whether one claim refers to it or many. Like all of the local cluster's components, the snapshot-metadata "+
-			"sidecar is allowed 200 requests/s to the API server here, but for one row.",
-			o.Rounds, several),
-		Heading: []string{"what", "how many", "seconds", "× the floor", "per second", "API writes per claim"},
+			"sidecar is allowed 200 requests/s to the API server here, but for one row. The cluster is all that the machine's %d cores do: where they are busy, claims and pods come as "+
+			"fast as the node and its control plane can make them.",
+			o.Rounds, several, runtime.NumCPU()),
+		Heading: []string{"what", "how many", "seconds", "× the floor", "per second", "cores busy", "API writes per claim"},
 		Chart:   report.Chart{Axis: "seconds (less is better)"},
 	}
 	o.Log("waiting for the API server's audit log")
@@ -296,7 +309,7 @@ func (o Options) section(ctx context.Context, contests []*contest) (report.Secti
 			s.Notes = append(s.Notes, fmt.Sprintf("API writes per claim, %s, %d: %s.", c.title, c.n, all.perClaim(claims)))
 		}
 		s.Rows = append(s.Rows, []string{c.title, fmt.Sprint(c.n), report.Number(took.Seconds()),
-			report.Number(float64(took) / float64(floors[c.n])), report.Number(float64(c.n) / took.Seconds()), written})
+			report.Number(float64(took) / float64(floors[c.n])), report.Number(float64(c.n) / took.Seconds()), report.Number(measure.Median(c.cores)), written})
 		s.Chart.Bars = append(s.Chart.Bars, report.Bar{Label: fmt.Sprintf("%s: %d", report.Plain(c.title), c.n), Value: took.Seconds(), Ours: c.ours})
 	}
 	return s, nil

@@ -28,8 +28,8 @@ const (
 	snapshotClass = "csi-hostpath-snapclass"
 	// image has a shell, dd and true.
 	image = "busybox:stable"
-	// poll is how often is looked whether something is done.
-	poll = 50 * time.Millisecond
+	// poll is how often is looked whether something is done, for a few objects; lists of many cost the API server more.
+	poll, pollMany = 50 * time.Millisecond, time.Second
 	// patience bounds every wait.
 	patience = 8 * time.Minute
 )
@@ -87,15 +87,22 @@ func (w *world) create(ctx context.Context, objects ...client.Object) error {
 
 // until waits until done returns true.
 func (w *world) until(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
-	if err := wait.PollUntilContextTimeout(ctx, poll, patience, true, done); err != nil {
+	return poller(ctx, poll, what, done)
+}
+
+func poller(ctx context.Context, every time.Duration, what string, done func(context.Context) (bool, error)) error {
+	if err := wait.PollUntilContextTimeout(ctx, every, patience, true, done); err != nil {
 		return fmt.Errorf("wait until %s: %w", what, err)
 	}
 	return nil
 }
 
+// pollFor returns how often to list n objects, so that what is measured is not the listing.
+func pollFor(n int) time.Duration { return min(max(poll, time.Duration(n)*poll/10), pollMany) }
+
 // count waits until so many objects of the list meet the condition.
 func (w *world) count(ctx context.Context, what string, n int, in string, list client.ObjectList, meet func() int) error {
-	return w.until(ctx, fmt.Sprintf("%d %s", n, what), func(ctx context.Context) (bool, error) {
+	return poller(ctx, pollFor(n), fmt.Sprintf("%d %s", n, what), func(ctx context.Context) (bool, error) {
 		if err := w.List(ctx, list, client.InNamespace(in)); err != nil {
 			return false, err
 		}
