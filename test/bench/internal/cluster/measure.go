@@ -272,9 +272,9 @@ func (o Options) section(ctx context.Context, contests []*contest) (report.Secti
 		Key: "controller", Title: "The controller",
 		Text: fmt.Sprintf("On the local cluster, everything created at once: plain claims with a pod that mounts each and ends, until all pods have Succeeded; the sample populator of "+
 			"upstream's lib-volume-populator, unchanged, in pod mode, which writes one line into each volume; and cbt-populator, with a ChangedBlockRange for each claim or one for all, "+
-			"until all claims are Bound. Medians of %d rounds in turns; that row and more than %d claims once. API writes are those of the populator's controller, cleaning up included, counted by "+
+			"until all claims are Bound. Medians of %d rounds in turns; more than %d claims once, and so the row with a limited sidecar. API writes are those of the populator's controller, cleaning up included, counted by "+
 			"the API server; those to changedblockranges are a range's, whether one claim refers to it or many. Like all of the local cluster's components, the snapshot-metadata "+
-			"sidecar is allowed 200 requests/s to the API server here, but for one row. The cluster is all that the machine's %d cores do: where they are busy, claims and pods come as "+
+			"sidecar is allowed 200 requests/s to the API server here, but in that row. The cluster is all that the machine's %d cores do: where they are busy, claims and pods come as "+
 			"fast as the node and its control plane can make them.",
 			o.Rounds, several, runtime.NumCPU()),
 		Heading: []string{"what", "how many", "seconds", "× the floor", "per second", "cores busy", "API writes per claim"},
