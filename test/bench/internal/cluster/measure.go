@@ -116,38 +116,31 @@ func (w *world) contests(o Options) (rounds, many []*contest) {
 		c.run = func(ctx context.Context) error { return w.plainPairs(ctx, c.prefix, n) }
 		return c
 	}
-	ours := func(n int) *contest {
-		c := &contest{title: "**cbt-populator**, claims Bound", n: n, ours: true, prefix: "list",
+	ours := func(title string, n, ranges int) *contest {
+		c := &contest{title: "**cbt-populator**, " + title, n: n, ours: true, prefix: "list",
 			account: "system:serviceaccount:" + installed + ":cbt-populator-controller", populators: installed}
 		c.run = func(ctx context.Context) error {
-			return w.claims(ctx, c.prefix, n, func(name string) client.Object { return changedBlockRange(name) }, v1alpha1.GroupName, "ChangedBlockRange")
+			return w.claims(ctx, c.prefix, n, ranges, func(name string) client.Object { return changedBlockRange(name) }, v1alpha1.GroupName, "ChangedBlockRange")
 		}
-		c.check = func(ctx context.Context) error { return w.checkLists(ctx, c.prefix, n) }
+		c.check = func(ctx context.Context) error { return w.checkLists(ctx, c.prefix, ranges) }
 		return c
 	}
-	shared := func(n int) *contest {
-		c := ours(n)
-		c.title, c.prefix = "**cbt-populator**, claims of one ChangedBlockRange, Bound", "shared"
-		c.run = func(ctx context.Context) error { return w.claimsOfOne(ctx, c.prefix, n) }
-		c.check = func(ctx context.Context) error { return w.checkLists(ctx, c.prefix, 1) }
-		return c
-	}
+	each := func(n int) *contest { return ours("claims Bound", n, n) }
 	theirs := func(n int) *contest {
 		c := &contest{title: "upstream's sample populator, claims Bound", n: n, prefix: "hello",
 			account: "system:serviceaccount:" + installed + ":" + helloAccount, populators: helloNamespace}
-		c.run = func(ctx context.Context) error { return w.claims(ctx, c.prefix, n, hello, helloGroup, "Hello") }
+		c.run = func(ctx context.Context) error { return w.claims(ctx, c.prefix, n, n, hello, helloGroup, "Hello") }
 		return c
 	}
-	rounds = []*contest{floor(1), ours(1), theirs(1), floor(several), ours(several), shared(several), theirs(several)}
-	limited := ours(several)
-	limited.title = "**cbt-populator**, claims Bound, the sidecar limited to upstream's 5 requests/s"
+	rounds = []*contest{floor(1), each(1), theirs(1), floor(several), each(several), ours("claims of one ChangedBlockRange, Bound", several, 1), theirs(several)}
+	limited := ours("claims Bound, the sidecar limited to upstream's 5 requests/s", several, several)
 	limited.prepare = func(ctx context.Context) error {
 		return o.restartSidecar(ctx, "--arg=--kube-api-qps=5", "--arg=--kube-api-burst=10")
 	}
 	limited.restore = func(ctx context.Context) error { return o.restartSidecar(ctx, "--reset-args") }
 	many = []*contest{limited}
 	if o.Many > 0 {
-		many = append(many, floor(o.Many), ours(o.Many))
+		many = append(many, floor(o.Many), each(o.Many))
 	}
 	return rounds, many
 }
@@ -164,26 +157,16 @@ func (w *world) plainPairs(ctx context.Context, prefix string, n int) error {
 	return w.awaitPods(ctx, n)
 }
 
-// claims creates claims, each with a source of its own, and waits until all are Bound.
-func (w *world) claims(ctx context.Context, prefix string, n int, source func(string) client.Object, group, kind string) error {
+// claims creates so many sources, and n claims that refer to them in turn, and waits until all are Bound.
+func (w *world) claims(ctx context.Context, prefix string, n, sources int, source func(string) client.Object, group, kind string) error {
 	for i := range n {
-		name := numbered(prefix, i)
-		if err := w.create(ctx, source(name), claim(name, corev1.PersistentVolumeFilesystem, sourceOf(group, kind, name))); err != nil {
-			return err
+		name, from := numbered(prefix, i), numbered(prefix, i%sources)
+		if i < sources {
+			if err := w.create(ctx, source(from)); err != nil {
+				return err
+			}
 		}
-	}
-	return w.awaitBound(ctx, prefix, n)
-}
-
-// claimsOfOne creates claims that all want the list of one ChangedBlockRange, and waits until all are Bound.
-func (w *world) claimsOfOne(ctx context.Context, prefix string, n int) error {
-	source := changedBlockRange(prefix)
-	if err := w.create(ctx, source); err != nil {
-		return err
-	}
-	for i := range n {
-		want := sourceOf(v1alpha1.GroupName, "ChangedBlockRange", source.Name)
-		if err := w.create(ctx, claim(numbered(prefix, i), corev1.PersistentVolumeFilesystem, want)); err != nil {
+		if err := w.create(ctx, claim(name, corev1.PersistentVolumeFilesystem, sourceOf(group, kind, from))); err != nil {
 			return err
 		}
 	}
@@ -198,21 +181,12 @@ func (w *world) hold(ctx context.Context, c *contest, log func(string)) (err err
 			return err
 		}
 	}
-	busy, err := measure.Machine()
-	if err != nil {
-		return err
-	}
 	begin := time.Now()
-	if err := c.run(ctx); err != nil {
-		return err
-	}
-	took := time.Since(begin)
-	c.took = append(c.took, took)
-	after, err := measure.Machine()
+	took, cores, err := measure.Busy(func() error { return c.run(ctx) })
 	if err != nil {
 		return err
 	}
-	c.cores = append(c.cores, float64(after-busy)/float64(took))
+	c.took, c.cores = append(c.took, took), append(c.cores, cores)
 	log(fmt.Sprintf("%-50s %3d: %s", report.Plain(c.title), c.n, took.Round(10*time.Millisecond)))
 	if c.populators != "" {
 		// What the populator cleans up after a claim is Bound counts too; what the claim's deletion costs does not.

@@ -87,10 +87,11 @@ func (w *world) create(ctx context.Context, objects ...client.Object) error {
 
 // until waits until done returns true.
 func (w *world) until(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
-	return poller(ctx, poll, what, done)
+	return untilEvery(ctx, poll, what, done)
 }
 
-func poller(ctx context.Context, every time.Duration, what string, done func(context.Context) (bool, error)) error {
+// untilEvery looks so often whether done returns true.
+func untilEvery(ctx context.Context, every time.Duration, what string, done func(context.Context) (bool, error)) error {
 	if err := wait.PollUntilContextTimeout(ctx, every, patience, true, done); err != nil {
 		return fmt.Errorf("wait until %s: %w", what, err)
 	}
@@ -102,7 +103,7 @@ func pollFor(n int) time.Duration { return min(max(poll, time.Duration(n)*poll/1
 
 // count waits until so many objects of the list meet the condition.
 func (w *world) count(ctx context.Context, what string, n int, in string, list client.ObjectList, meet func() int) error {
-	return poller(ctx, pollFor(n), fmt.Sprintf("%d %s", n, what), func(ctx context.Context) (bool, error) {
+	return untilEvery(ctx, pollFor(n), fmt.Sprintf("%d %s", n, what), func(ctx context.Context) (bool, error) {
 		if err := w.List(ctx, list, client.InNamespace(in)); err != nil {
 			return false, err
 		}

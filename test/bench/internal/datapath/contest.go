@@ -44,9 +44,6 @@ func (s Standing) Rate() float64 { return float64(s.Extents) / s.Wall.Seconds() 
 // CPUPerExtent is in nanoseconds.
 func (s Standing) CPUPerExtent() float64 { return float64(s.CPU) / float64(s.Extents) }
 
-// AtMost returns how many times as fast as s anything can be that costs the machine as much for an extent, on so many processors.
-func (s Standing) AtMost(processors int) float64 { return float64(processors) / s.Cores }
-
 // hold has every contestant checked and then run so many times, in turns, so that whatever else the machine does meets all
 // of them. log is told what happens.
 func hold(ctx context.Context, rounds int, log func(string), contestants ...Contestant) ([]Standing, error) {

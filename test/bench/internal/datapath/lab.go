@@ -160,7 +160,7 @@ func (l *Lab) Peer(ctx context.Context, s *Source, name string, to Destination, 
 	cmd.Env = append(os.Environ(), env...)
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
-	usage, around, err := s.during(cmd)
+	sample, err := s.during(cmd)
 	if err != nil {
 		return Sample{}, err
 	}
@@ -168,38 +168,28 @@ func (l *Lab) Peer(ctx context.Context, s *Source, name string, to Destination, 
 	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
 		return Sample{}, fmt.Errorf("read the result of peer %s: %w", name, err)
 	}
+	sample.Wall, sample.CPU, sample.Written, sample.Allocations = r.Wall, r.CPU, r.Written, r.Allocations
+	return sample, nil
+}
+
+// during runs cmd and tells what it used, and what the processes behind the source and the whole machine did meanwhile.
+func (s *Source) during(cmd *exec.Cmd) (Sample, error) {
+	before, err := s.cpu()
+	if err != nil {
+		return Sample{}, err
+	}
+	var used measure.Usage
+	_, cores, err := measure.Busy(func() (err error) {
+		used, err = measure.Run(cmd)
+		return err
+	})
+	if err != nil {
+		return Sample{}, err
+	}
+	after, err := s.cpu()
 	return Sample{
-		Extents: s.Extents, Wall: r.Wall, CPU: r.CPU, Peak: usage.Peak, Written: r.Written, Allocations: r.Allocations,
-		ServerCPU: around.served, Cores: around.cores,
-	}, nil
-}
-
-// surroundings are what went on while a command ran.
-type surroundings struct {
-	// served is the CPU time of the processes behind the source, cores the number of the machine's processors that were busy on average.
-	served time.Duration
-	cores  float64
-}
-
-// during runs cmd and tells what it used, and what went on meanwhile.
-func (s *Source) during(cmd *exec.Cmd) (used measure.Usage, around surroundings, err error) {
-	served, err := s.cpu()
-	if err != nil {
-		return measure.Usage{}, surroundings{}, err
-	}
-	machine, err := measure.Machine()
-	if err != nil {
-		return measure.Usage{}, surroundings{}, err
-	}
-	if used, err = measure.Run(cmd); err != nil {
-		return measure.Usage{}, surroundings{}, err
-	}
-	machineAfter, err := measure.Machine()
-	if err != nil {
-		return measure.Usage{}, surroundings{}, err
-	}
-	servedAfter, err := s.cpu()
-	return used, surroundings{served: servedAfter - served, cores: float64(machineAfter-machine) / float64(used.Wall)}, err
+		Extents: s.Extents, Wall: used.Wall, CPU: used.CPU, Peak: used.Peak, Allocations: -1, ServerCPU: after - before, Cores: cores,
+	}, err
 }
 
 func (s *Source) cpu() (time.Duration, error) {
@@ -229,7 +219,7 @@ func (l *Lab) Populate(ctx context.Context, s *Source, format blocklist.Format, 
 	if err != nil {
 		return Sample{}, err
 	}
-	usage, around, err := s.during(cmd)
+	sample, err := s.during(cmd)
 	if err != nil {
 		return Sample{}, err
 	}
@@ -250,10 +240,8 @@ func (l *Lab) Populate(ctx context.Context, s *Source, format blocklist.Format, 
 	if result.ListDigest != l.digests[checked] {
 		return Sample{}, fmt.Errorf("WRONG LIST: the populator's has the digest %q, the one that was compared %q", result.ListDigest, l.digests[checked])
 	}
-	return Sample{
-		Extents: s.Extents, Wall: usage.Wall, CPU: usage.CPU, Peak: usage.Peak, Written: result.NumBytesWritten, Allocations: -1,
-		ServerCPU: around.served, Cores: around.cores,
-	}, nil
+	sample.Written = result.NumBytesWritten
+	return sample, nil
 }
 
 // populator returns the command that writes to output, and the path of its termination message.

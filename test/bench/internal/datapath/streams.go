@@ -85,12 +85,12 @@ func (l *Lab) Streams(ctx context.Context, plan Plan) (report.Section, error) {
 	return section, nil
 }
 
-// atMost is the cell that says how much the machine's processors allow so many more streams than one.
+// atMost is the cell that says how many times as fast as one stream so many more can be, as long as an extent costs the machine as much.
 func atMost(one Standing, more int) string {
 	if more == 0 {
 		return "–"
 	}
-	return report.Number(one.AtMost(runtime.NumCPU()))
+	return report.Number(float64(runtime.NumCPU()) / one.Cores)
 }
 
 // receivers is what a server costs an extent that gains from several streams, in units of what a raw receiver does: 100 ns on a

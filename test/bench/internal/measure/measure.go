@@ -138,15 +138,20 @@ func processTime(pid int) (time.Duration, error) {
 	if len(fields) < 13 {
 		return 0, fmt.Errorf("read CPU time: %q", data)
 	}
-	var ticks int64
-	for _, f := range fields[11:13] {
-		n, err := strconv.ParseInt(f, 10, 64)
+	return ticks(fields[11:13]...)
+}
+
+// ticks sums up CPU times that the kernel tells in ticks of 10 ms.
+func ticks(counts ...string) (time.Duration, error) {
+	var sum time.Duration
+	for _, count := range counts {
+		n, err := strconv.ParseInt(count, 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("read CPU time: %w", err)
 		}
-		ticks += n
+		sum += time.Duration(n) * 10 * time.Millisecond
 	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
+	return sum, nil
 }
 
 // Peak returns the largest resident memory of a running process so far, in bytes; 0 if it has ended.
@@ -167,8 +172,24 @@ func Peak(pid int) int64 {
 	return 0
 }
 
-// Machine returns the CPU time that all of the machine's processors have spent on anything so far, in the kernel's ticks of 10 ms.
-func Machine() (time.Duration, error) {
+// Busy calls run, which is to take a while, and returns how long that took, and how many of the machine's processors were busy
+// meanwhile on average, whoever with.
+func Busy(run func() error) (took time.Duration, cores float64, err error) {
+	before, err := machine()
+	if err != nil {
+		return 0, 0, err
+	}
+	begin := time.Now()
+	if err := run(); err != nil {
+		return 0, 0, err
+	}
+	took = time.Since(begin)
+	after, err := machine()
+	return took, float64(after-before) / float64(took), err
+}
+
+// machine returns the CPU time that all of the machine's processors have spent on anything so far, in the kernel's ticks of 10 ms.
+func machine() (time.Duration, error) {
 	data, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, fmt.Errorf("read the machine's CPU time: %w", err)
@@ -184,15 +205,7 @@ func machineTime(stat string) (time.Duration, error) {
 	if len(fields) < 8 || fields[0] != "cpu" {
 		return 0, fmt.Errorf("read the machine's CPU time: %q", line)
 	}
-	var ticks int64
-	for _, i := range []int{1, 2, 3, 6, 7} {
-		n, err := strconv.ParseInt(fields[i], 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read the machine's CPU time: %w", err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
+	return ticks(append(fields[1:4:4], fields[6:8]...)...)
 }
 
 // Self returns the CPU time that this process used so far.

@@ -49,17 +49,18 @@ func TestMachine(t *testing.T) {
 			t.Errorf("%q was taken", stat)
 		}
 	}
-	before, err := Machine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	used, err := Run(exec.Command("sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var used Usage
+	took, cores, err := Busy(func() (err error) {
+		used, err = Run(exec.Command("sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"))
+		return err
+	})
 	// Both are counted in ticks.
-	if after, err := Machine(); err != nil || after-before < used.CPU-20*time.Millisecond {
-		t.Errorf("%v, %v for a process that took %v", after-before, err, used.CPU)
+	if spent := time.Duration(cores * float64(took)); err != nil || took < used.Wall || spent < used.CPU-20*time.Millisecond {
+		t.Errorf("%v of %v, %v for a process that took %+v", spent, took, err, used)
+	}
+	failure := errors.New("it failed")
+	if _, _, err := Busy(func() error { return failure }); !errors.Is(err, failure) {
+		t.Errorf("a failure: %v", err)
 	}
 }
 
